@@ -1,0 +1,41 @@
+# Every target with "##" stands in `make help`.
+PY := .venv/bin/python
+.DEFAULT_GOAL := help
+.PHONY: help install lock lint types contracts unit integration e2e test clean
+
+help: ## List every target with a sentence
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/\1\t\2/' | expand -t 16
+
+install: .venv/installed ## Make .venv with everything, from the locks (uv is installed if absent)
+
+.venv/installed: requirements/dev.lock pyproject.toml
+	@./tools/install.sh
+	@touch $@
+
+lock: ## Resolve the newest versions into requirements/*.lock, with hashes
+	uv pip compile -q --upgrade --universal --python-version 3.11 --generate-hashes --no-emit-index-url pyproject.toml -o requirements/launcher.lock
+	uv pip compile -q --upgrade --universal --python-version 3.11 --generate-hashes --no-emit-index-url pyproject.toml --extra train --extra plot --extra demo --extra dev -o requirements/dev.lock
+
+lint: install ## Check style and format with ruff
+	$(PY) -m ruff check . && $(PY) -m ruff format --check .
+
+types: install ## Check types with mypy, strict
+	$(PY) -m mypy
+
+contracts: install ## Check who may import what
+	.venv/bin/lint-imports
+
+unit: install ## Run the unit tests
+	$(PY) -m pytest tests/unit -q
+
+integration: install ## Run the tests against real servers and processes
+	$(PY) -m pytest tests/integration -q
+
+e2e: install ## Run whole jobs on this machine, kill them, resume them
+	$(PY) -m pytest tests/e2e -q
+
+test: lint types contracts ## Run every check and every test
+	$(PY) -m pytest tests -q
+
+clean: ## Remove the environment and build outputs
+	rm -rf .venv build .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

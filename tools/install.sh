@@ -1,0 +1,13 @@
+#!/bin/sh
+# Makes .venv from requirements/dev.lock and puts the two packages into it, editable. Uses uv, and gets it if absent.
+set -eu
+if command -v uv >/dev/null; then
+    uv=uv
+    [ -x .venv/bin/python ] || UV_PYTHON_DOWNLOADS=never uv venv -q .venv
+else
+    [ -x .venv/bin/python ] || python3 -m venv .venv
+    [ -x .venv/uv/bin/uv ] || .venv/bin/python -m pip install -q --target .venv/uv uv
+    uv=.venv/uv/bin/uv
+fi
+$uv pip sync -q --python .venv/bin/python --require-hashes requirements/dev.lock
+$uv pip install -q --python .venv/bin/python --no-deps --editable .

@@ -1,0 +1,419 @@
+"""The fields of a training run: meaning, unit, allowed range, reason of the default."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+
+def setting(
+    default: Any,
+    doc: str,
+    why: str,
+    *,
+    unit: str = "",
+    least: float | None = None,
+    above: float | None = None,
+    most: float | None = None,
+    required: bool = False,
+) -> Any:
+    """A configuration field: default, meaning, reason of the default, unit and allowed range."""
+    meta = {
+        "doc": doc,
+        "why": why,
+        "unit": unit,
+        "least": least,
+        "above": above,
+        "most": most,
+        "required": required,
+    }
+    return field(default=default, metadata=meta)
+
+
+def section(kind: type, doc: str) -> Any:
+    """A nested group of fields."""
+    return field(default_factory=kind, metadata={"doc": doc})
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Which network is trained."""
+
+    name: str = setting(
+        "resnet18",
+        "timm model name, or resnext152d_32x4d",
+        "small enough for a laptop; recipes name theirs",
+        required=True,
+    )
+    num_classes: int = setting(
+        0,
+        "number of classes; 0 takes the dataset's",
+        "the dataset's manifest knows it",
+        unit="classes",
+        least=0,
+    )
+    width: float = setting(
+        1.0,
+        "channel width factor of resnet18 (others: 1)",
+        "the published network",
+        unit="ratio",
+        above=0,
+        most=4,
+    )
+    stem: Literal["default", "small"] = setting(
+        "default",
+        "small: 3x3 stride-1 stem without pooling, for inputs up to 64 px (ResNets)",
+        "the published network",
+    )
+    drop_rate: float = setting(
+        0.0,
+        "dropout before the classifier",
+        "the published recipes use none",
+        unit="ratio",
+        least=0,
+        most=0.95,
+    )
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Where the shards are and in which order samples come."""
+
+    train: str = setting(
+        "",
+        "address of the packed training set (file:// or s3://)",
+        "no dataset is everybody's",
+        required=True,
+    )
+    val: str = setting("", "address of the packed validation set; empty: no evaluation", "optional")
+    lanes: int = setting(
+        192,
+        "parallel sequences of shards; the most ranks a run may have",
+        "divides evenly over 32, 48 and 64 ranks",
+        unit="lanes",
+        least=1,
+        most=65536,
+    )
+    window: int = setting(
+        4096,
+        "samples shuffled together within a lane",
+        "spans about 9 shards of 500: mixed, yet a bounded cache",
+        unit="samples",
+        least=1,
+    )
+    selection: str = setting(
+        "",
+        "address of a .npy of sorted sample ids to train on; empty: all",
+        "the full set is the baseline",
+    )
+    weights: str = setting(
+        "",
+        "address of a .npy of float32 loss weights by id; empty: all 1",
+        "the full set is the baseline",
+    )
+    cache_dir: str = setting(
+        "", "folder for fetched shards; empty: $TMPDIR/shards", "node-local scratch"
+    )
+    cache_bytes: int = setting(
+        64 << 30,
+        "most bytes of cached shards on a node",
+        "96 lanes of a 4,096 window need about 60 GB",
+        unit="bytes",
+        least=1 << 20,
+    )
+    loader_processes: int = setting(
+        2,
+        "decoding processes per rank; 0 decodes in the training process",
+        "keeps a small GPU fed",
+        unit="processes",
+        least=0,
+        most=256,
+    )
+    prefetch: int = setting(
+        4,
+        "micro-batches decoded ahead per loader process",
+        "hides one slow shard fetch",
+        unit="batches",
+        least=1,
+        most=64,
+    )
+
+
+@dataclass(frozen=True)
+class InputConfig:
+    """How a picture becomes the network's input."""
+
+    size_px: int = setting(
+        224,
+        "side of the square training crop",
+        "most networks' size",
+        unit="px",
+        least=16,
+        most=2048,
+    )
+    crop_ratio: float = setting(
+        0.875,
+        "evaluation: crop side over resized short side",
+        "224 of 256, the usual pair",
+        unit="ratio",
+        above=0.1,
+        most=1,
+    )
+    scale_least: float = setting(
+        0.08,
+        "RandomResizedCrop: smallest area of the crop",
+        "torchvision's and the team's",
+        unit="ratio",
+        above=0,
+        most=1,
+    )
+    flip: float = setting(
+        0.5, "probability of a horizontal flip", "the usual", unit="ratio", least=0, most=1
+    )
+    mean: tuple[float, float, float] = setting(
+        (0.485, 0.456, 0.406),
+        "channel means of 0-1 pixels",
+        "ImageNet's",
+        unit="ratio",
+        least=0,
+        most=1,
+    )
+    std: tuple[float, float, float] = setting(
+        (0.229, 0.224, 0.225),
+        "channel standard deviations",
+        "ImageNet's",
+        unit="ratio",
+        above=0,
+        most=1,
+    )
+
+
+@dataclass(frozen=True)
+class OptimConfig:
+    """SGD with Nesterov momentum, linear warm-up, cosine to the end."""
+
+    lr: float = setting(
+        0.1,
+        "peak learning rate for the global batch",
+        "0.1 at batch 256 is the team's",
+        unit="1",
+        above=0,
+        most=100,
+    )
+    lr_end: float = setting(
+        0.0, "learning rate at the end", "cosine to 0", unit="1", least=0, most=100
+    )
+    momentum: float = setting(0.9, "SGD momentum", "the team's", unit="ratio", least=0, most=0.999)
+    nesterov: bool = setting(True, "Nesterov momentum", "the team's")
+    weight_decay: float = setting(
+        1e-4,
+        "L2 decay of weights; none on biases and norms",
+        "the team's",
+        unit="1",
+        least=0,
+        most=1,
+    )
+    warmup_epochs: float = setting(5.0, "linear warm-up", "the team's", unit="epochs", least=0)
+    clip_norm: float = setting(
+        0.0,
+        "largest global gradient norm; 0: no clipping",
+        "the team clipped nothing",
+        unit="1",
+        least=0,
+    )
+
+
+@dataclass(frozen=True)
+class UpdateConfig:
+    """One optimiser step over the global batch."""
+
+    global_batch: int = setting(
+        192,
+        "samples per update, whatever the number of workers",
+        "a multiple of the lanes keeps ranks balanced",
+        unit="samples",
+        least=1,
+        most=1 << 20,
+    )
+    micro_batch: int = setting(
+        32,
+        "samples per forward pass of a rank",
+        "fits the seven networks into 16 GB",
+        unit="samples",
+        least=1,
+        most=4096,
+    )
+    precision: Literal["auto", "fp32", "bf16"] = setting(
+        "auto",
+        "auto: bf16 where the device has it and is faster by timing",
+        "11 times slower on CPUs without it",
+    )
+    layout: Literal["auto", "nchw", "nhwc"] = setting(
+        "auto",
+        "memory layout; auto: the faster by timing",
+        "SENet154 loses 35 % with nhwc, ResNets gain",
+    )
+    compile: bool = setting(
+        False, "torch.compile the network", "43 s of start-up; worth it on long runs"
+    )
+    label_smoothing: float = setting(
+        0.1,
+        "share of the target spread over classes",
+        "the team's",
+        unit="ratio",
+        least=0,
+        most=0.9,
+    )
+    mixup: float = setting(
+        0.2, "alpha of the Beta distribution; 0: off", "the team's", unit="1", least=0, most=10
+    )
+    ema_half_life_epochs: float = setting(
+        0.5,
+        "half-life of the averaged weights; 0: no average",
+        "decay .9999 at batch 1024 on 16 M images",
+        unit="epochs",
+        least=0,
+    )
+    nonfinite_limit: int = setting(
+        10,
+        "updates in a row with a non-finite loss or gradient before the run ends",
+        "one is skipped, ten are a defect",
+        unit="updates",
+        least=1,
+    )
+
+
+@dataclass(frozen=True)
+class EvaluateConfig:
+    """Validation during the run."""
+
+    every_epochs: float = setting(
+        1.0, "span between evaluations", "once an epoch", unit="epochs", above=0
+    )
+    batch: int = setting(
+        64,
+        "samples per forward pass of a rank",
+        "no gradients, so larger than training's",
+        unit="samples",
+        least=1,
+        most=8192,
+    )
+
+
+@dataclass(frozen=True)
+class CheckpointConfig:
+    """Where and how often the state is kept."""
+
+    address: str = setting(
+        "",
+        "the run's folder (file:// or s3://): checkpoints, metrics, resolved run",
+        "no store is everybody's",
+        required=True,
+    )
+    every_epochs: float = setting(
+        0.25,
+        "span between checkpoints by samples seen",
+        "bounds lost work where epochs are long",
+        unit="epochs",
+        above=0,
+    )
+    every_s: float = setting(
+        600.0,
+        "longest time between checkpoints",
+        "bounds lost work on 64 GPUs to 11 GPU-hours",
+        unit="s",
+        above=0,
+    )
+    keep_last: int = setting(
+        3, "newest complete checkpoints kept", "two may be torn", unit="checkpoints", least=1
+    )
+    keep_best: int = setting(
+        1, "best by validation top-1 kept", "the ensemble takes it", unit="checkpoints", least=0
+    )
+    deadline_s: float = setting(
+        200.0,
+        "longest time for one save; also the last one before the grace period ends",
+        "below the shutdown time-out of 240 s",
+        unit="s",
+        above=0,
+    )
+
+
+@dataclass(frozen=True)
+class LogConfig:
+    """What is told while training."""
+
+    every_s: float = setting(
+        10.0, "span between log lines", "a person can follow it", unit="s", least=0
+    )
+    metrics_port: int = setting(
+        9090,
+        "port of rank 0's Prometheus endpoint; 0: off",
+        "the PodMonitor scrapes it",
+        unit="port",
+        least=0,
+        most=65535,
+    )
+    audit_dir: str = setting(
+        "",
+        "folder where each rank records the sample ids of every update; empty: off",
+        "only audits and tests need it",
+    )
+
+
+@dataclass(frozen=True)
+class WorldConfig:
+    """How ranks find, watch and leave each other."""
+
+    timeout_s: float = setting(
+        600.0,
+        "longest wait in a collective",
+        "NCCL hangs for up to 2 h otherwise",
+        unit="s",
+        above=0,
+    )
+    stall_s: float = setting(
+        900.0,
+        "no update for this long: dump stacks and end the process; 0: off",
+        "above one slow evaluation",
+        unit="s",
+        least=0,
+    )
+    threads: int = setting(
+        0, "CPU threads per rank; 0: torch's default", "torchrun sets 1", unit="threads", least=0
+    )
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """One training run."""
+
+    name: str = setting(
+        "run",
+        "name of the run in logs and metrics",
+        "the launcher sets the job's name",
+        required=True,
+    )
+    seed: int = setting(
+        0, "seed of order, augmentation and initial weights", "any", unit="1", least=0, most=2**31
+    )
+    epochs: float = setting(
+        120.0, "length of the run", "the team's stage 1", unit="epochs", above=0
+    )
+    model: ModelConfig = section(ModelConfig, "which network")
+    data: DataConfig = section(DataConfig, "shards and order")
+    input: InputConfig = section(InputConfig, "pictures to tensors")
+    optim: OptimConfig = section(OptimConfig, "optimiser and schedule")
+    update: UpdateConfig = section(UpdateConfig, "one update")
+    evaluate: EvaluateConfig = section(EvaluateConfig, "validation")
+    checkpoint: CheckpointConfig = section(CheckpointConfig, "kept state")
+    log: LogConfig = section(LogConfig, "log and metrics")
+    world: WorldConfig = section(WorldConfig, "ranks")
+
+
+def lane_balance(lanes: int, world: int) -> float:
+    """Mean over largest number of lanes a rank holds: 1 is even, 0.75 wastes a quarter.
+
+    lanes, world: counts with 1 <= world <= lanes.
+    """
+    return lanes / world / -(-lanes // world)
