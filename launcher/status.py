@@ -1,0 +1,63 @@
+"""What is known of a job at a moment: the same whether processes or pods carry it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+JobState = Literal["Created", "Running", "Restarting", "Succeeded", "Failed", "Cancelled"]
+WorkerState = Literal["Pending", "Running", "Terminating", "Succeeded", "Failed"]
+ENDED: frozenset[str] = frozenset({"Succeeded", "Failed", "Cancelled"})
+"""States a job does not leave but by being submitted again."""
+
+
+@dataclass(frozen=True)
+class WorkerStatus:
+    """One worker: a pod, or an agent process on this machine."""
+
+    index: int
+    state: WorkerState
+    pid: int | None
+    restarts: int
+    started_at: str | None
+    reason: str
+    """Why it last ended, from its termination message; empty while all is well."""
+
+
+@dataclass(frozen=True)
+class Event:
+    """Something that happened to a job, worded as kubectl's events."""
+
+    at: str
+    type: Literal["Normal", "Warning"]
+    reason: str
+    """One CamelCase word: Started, Killed, BackOff, Scaled, Cancelled, Completed, ..."""
+    object: str
+    """job, rendezvous or worker-N."""
+    message: str
+
+
+@dataclass(frozen=True)
+class JobStatus:
+    """One job. Moments are ISO 8601 in UTC, spans in seconds."""
+
+    name: str
+    backend: Literal["local", "kubernetes"]
+    state: JobState
+    model: str
+    workers_desired: int
+    workers_running: int
+    workers_least: int
+    workers_most: int
+    restarts: int
+    """How often a lost or failed worker was started again, over all workers."""
+    created_at: str
+    started_at: str | None
+    ended_at: str | None
+    worker_s: float
+    """Seconds that workers have run, added up: what a budget would be charged."""
+    reason: str
+    checkpoints: str
+    """Address of the run's folder."""
+    workers: tuple[WorkerStatus, ...] = ()
+    events: tuple[Event, ...] = ()
