@@ -8,9 +8,9 @@ LauncherError (1)      failed at run time
 ├── TimedOut (6)       waited long enough
 └── JobFailed (7)      the job itself ended in failure
 
-Each is one line on stderr: what is wrong with its value, where, what is allowed, what to do. Anything else that
-escapes is a defect and keeps its traceback. ConfigError and StorageError of the trainer count as UsageError and
-LauncherError.
+Each is one line on stderr: what is wrong with its value, where, what is allowed, what to do.
+Anything else that escapes is a defect and keeps its traceback. The trainer's ConfigError counts as
+UsageError, its StorageError as LauncherError.
 """
 
 
