@@ -1,0 +1,75 @@
+"""One picture to the network's input size: random for training, fixed for evaluation.
+
+A training view is a function of (seed, epoch, id) alone, so it is the same for any number of
+ranks and loader processes. Pixels stay uint8; the device normalises them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import random
+from typing import Any
+
+from torch import Tensor
+from torchvision.transforms.v2 import functional
+
+from trainer.config import InputConfig
+
+RATIO = (3 / 4, 4 / 3)
+"""Aspect ratios of RandomResizedCrop, torchvision's and the team's."""
+
+
+def generator(*what: str | int) -> random.Random:
+    """A random generator that depends on `what` and on nothing else."""
+    text = "\x1f".join(str(part) for part in what).encode()
+    return random.Random(int.from_bytes(hashlib.sha256(text).digest()[:16], "little"))
+
+
+def training_view(
+    image: Tensor, config: InputConfig, *, seed: int, epoch: int, sample: int
+) -> Tensor:
+    """A random crop, resized and perhaps mirrored.
+
+    image: (3, H, W) uint8. Returns (3, size_px, size_px) uint8.
+    """
+    draw = generator("augment", seed, epoch, sample)
+    top, left, height, width = crop_box(image.shape[-2], image.shape[-1], config.scale_least, draw)
+    size = [config.size_px, config.size_px]
+    view = _call(functional.resized_crop, image, top, left, height, width, size, antialias=True)
+    return view.flip(-1) if draw.random() < config.flip else view
+
+
+def crop_box(
+    height: int, width: int, scale_least: float, draw: random.Random
+) -> tuple[int, int, int, int]:
+    """Top, left, height and width of a crop of random area and aspect ratio.
+
+    Ten tries, then the largest centred crop of an allowed ratio, as torchvision's.
+    """
+    for _ in range(10):
+        area = height * width * draw.uniform(scale_least, 1.0)
+        ratio = math.exp(draw.uniform(math.log(RATIO[0]), math.log(RATIO[1])))
+        w, h = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
+        if 0 < w <= width and 0 < h <= height:
+            return draw.randint(0, height - h), draw.randint(0, width - w), h, w
+    w = min(width, round(height * RATIO[1]))
+    h = min(height, round(width / RATIO[0]))
+    return (height - h) // 2, (width - w) // 2, h, w
+
+
+def evaluation_view(image: Tensor, config: InputConfig) -> Tensor:
+    """The centre crop after a resize of the shorter side to size_px / crop_ratio.
+
+    image: (3, H, W) uint8. Returns (3, size_px, size_px) uint8.
+    """
+    short = round(config.size_px / config.crop_ratio)
+    resized = _call(functional.resize, image, [short], antialias=True)
+    return _call(functional.center_crop, resized, [config.size_px, config.size_px])
+
+
+def _call(function: Any, *arguments: Any, **options: Any) -> Tensor:
+    """Calls an untyped torchvision function that gives a tensor."""
+    result = function(*arguments, **options)
+    assert isinstance(result, Tensor)
+    return result

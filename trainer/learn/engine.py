@@ -1,0 +1,363 @@
+"""One update over the global batch, and one evaluation. The loop around them is train.py.
+
+Nothing here reads from the device inside an update: losses and counters stay in tensors until
+the log asks for them, and an update with a non-finite gradient is skipped on the device.
+
+Letters: b samples of a micro-batch, C H W of a picture, K classes, W ranks, n samples of a step.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from trainer.config import InputConfig, OptimConfig, UpdateConfig
+from trainer.data.augment import generator
+from trainer.data.stream import Batch, Step
+from trainer.learn import losses
+from trainer.learn.schedule import ema_decay
+from trainer.world import World
+
+
+@dataclass
+class Counters:
+    """What updates add up on the device between two log lines. All float64 scalars."""
+
+    loss: Tensor
+    """Weighted losses of this rank's samples, added up."""
+    weight: Tensor
+    correct: Tensor
+    """Samples whose own label scored highest, weighted; of mixed pictures too."""
+    nonfinite: Tensor
+    """Skipped updates."""
+    in_a_row: Tensor
+    """Skipped updates since the last good one, at its highest since the last reading."""
+    streak: Tensor
+    grad_norm: Tensor
+    """Of the last update."""
+
+    @classmethod
+    def zeros(cls, device: torch.device) -> Counters:
+        return cls(*(torch.zeros((), dtype=torch.float64, device=device) for _ in range(7)))
+
+    def read(self) -> dict[str, float]:
+        """The values, one read from the device for all; the sums begin again at 0."""
+        names = list(self.__dataclass_fields__)
+        values = torch.stack([getattr(self, name) for name in names]).tolist()
+        for name in ("loss", "weight", "correct", "nonfinite", "in_a_row"):
+            getattr(self, name).zero_()
+        return dict(zip(names, values, strict=True))
+
+
+@dataclass
+class State:
+    """A run's state: everything a checkpoint keeps, and how the device computes it."""
+
+    network: nn.Module
+    parallel: nn.Module
+    """The network under DistributedDataParallel, perhaps compiled."""
+    optimizer: torch.optim.Optimizer
+    ema: dict[str, Tensor]
+    """Averaged parameters and buffers by the network's names."""
+    world: World
+    input: InputConfig
+    precision: str
+    layout: str
+    counters: Counters
+    updates: int = 0
+    seen: int = 0
+    """Samples trained on since the run began."""
+    seed: int = 0
+    timings: dict[str, float] = field(default_factory=lambda: {"data": 0.0, "step": 0.0})
+    """Seconds spent waiting for batches, and in updates as a whole."""
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The state as flat tensors: model.*, ema.*, momentum.*."""
+        flat = {f"model.{name}": value for name, value in self.network.state_dict().items()}
+        flat |= {f"ema.{name}": value for name, value in self.ema.items()}
+        for name, parameter in self.network.named_parameters():
+            momentum = self.optimizer.state[parameter].get("momentum_buffer")
+            zeros = torch.zeros_like(parameter)
+            flat[f"momentum.{name}"] = zeros if momentum is None else momentum
+        return flat
+
+    @torch.no_grad()
+    def load(self, flat: Mapping[str, Tensor], *, updates: int, seen: int) -> None:
+        """Takes what `tensors` gave. Raises ValueError naming a tensor that does not fit."""
+        own = self.tensors()
+        if own.keys() != flat.keys():
+            odd = sorted(own.keys() ^ flat.keys())
+            raise ValueError(
+                f"the checkpoint holds another network: {len(odd)} tensors differ, first {odd[0]}"
+            )
+        for name, value in flat.items():
+            if own[name].shape != value.shape:
+                raise ValueError(
+                    f"{name} is {tuple(value.shape)} in the checkpoint, but the network's is"
+                    f" {tuple(own[name].shape)}"
+                )
+        self.network.load_state_dict(_part(flat, "model."))
+        for name, value in _part(flat, "ema.").items():
+            self.ema[name].copy_(value)
+        momenta = _part(flat, "momentum.")
+        for name, parameter in self.network.named_parameters():
+            buffer = momenta[name].to(parameter.device)
+            # Keeps the parameter's memory layout, which the fused optimiser wants equal.
+            kept = torch.empty_like(parameter).copy_(buffer)
+            self.optimizer.state[parameter]["momentum_buffer"] = kept
+        self.updates, self.seen = updates, seen
+
+
+def _part(flat: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {name[len(prefix) :]: value for name, value in flat.items() if name.startswith(prefix)}
+
+
+def build(
+    network: nn.Module,
+    world: World,
+    *,
+    optim: OptimConfig,
+    update: UpdateConfig,
+    input: InputConfig,
+    seed: int,
+    precision: str,
+    layout: str,
+) -> State:
+    """The state before the first update, on the rank's device."""
+    memory = torch.channels_last if layout == "nhwc" else torch.contiguous_format
+    network = network.to(world.device, memory_format=memory)  # type: ignore[call-overload]
+    optimizer = torch.optim.SGD(
+        parameter_groups(network, optim.weight_decay),
+        lr=optim.lr,
+        momentum=optim.momentum,
+        nesterov=optim.nesterov and optim.momentum > 0,
+        fused=True,  # the only form that can skip an update without a read from the device
+    )
+    wrapped = DistributedDataParallel(
+        network,
+        device_ids=[world.device] if world.device.type == "cuda" else None,
+        # Rank 0's running statistics count; they travel before an evaluation or a checkpoint
+        # (share_buffers), not before every forward pass.
+        broadcast_buffers=False,
+        gradient_as_bucket_view=True,
+    )
+    parallel: Any = torch.compile(wrapped) if update.compile else wrapped
+    ema = {name: value.detach().clone() for name, value in network.state_dict().items()}
+    return State(
+        network,
+        parallel,
+        optimizer,
+        ema,
+        world,
+        input,
+        precision,
+        layout,
+        Counters.zeros(world.device),
+        seed=seed,
+    )
+
+
+def parameter_groups(network: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """Parameters that decay, and those that do not: biases and norms (one dimension or none)."""
+    decayed = [p for p in network.parameters() if p.requires_grad and p.ndim > 1]
+    free = [p for p in network.parameters() if p.requires_grad and p.ndim <= 1]
+    return [
+        {"params": decayed, "weight_decay": weight_decay},
+        {"params": free, "weight_decay": 0.0},
+    ]
+
+
+def autocast(precision: str, device: torch.device) -> AbstractContextManager[Any]:
+    """bf16 for matrix products and convolutions, or nothing for fp32."""
+    if precision == "fp32":
+        return nullcontext()
+    return torch.autocast(device.type, torch.bfloat16)
+
+
+def normalise(pixels: Tensor, config: InputConfig, device: torch.device, layout: str) -> Tensor:
+    """uint8 pixels on the host to the network's input on the device.
+
+    pixels: (b, 3, H, W) uint8. Returns the same shape in float32.
+    """
+    memory = torch.channels_last if layout == "nhwc" else torch.contiguous_format
+    moved = pixels.to(device, non_blocking=True).to(torch.float32, memory_format=memory)
+    mean = torch.tensor(config.mean).to(device, non_blocking=True).view(1, 3, 1, 1) * 255
+    std = torch.tensor(config.std).to(device, non_blocking=True).view(1, 3, 1, 1) * 255
+    return moved.sub_(mean).div_(std)
+
+
+def update(
+    config: UpdateConfig,
+    optim: OptimConfig,
+    state: State,
+    step: Step,
+    batches: Iterator[Batch],
+    *,
+    ema_half_life_samples: float,
+    ask: Callable[[], None],
+) -> None:
+    """One optimiser step over the global batch, whatever the number of ranks.
+
+    Rank r back-propagates W / n times the weighted losses of its samples, added up; the mean over
+    the ranks that DistributedDataParallel takes is then the exact mean over the step's n samples.
+    ask: called before the last backward pass, to begin what ranks agree on meanwhile.
+    """
+    began = time.perf_counter()
+    waited = 0.0
+    num_samples = step.stop - step.start
+    scale = state.world.size / num_samples
+    # A step's random numbers depend on the step and the rank alone, so a resume repeats them.
+    torch.manual_seed(
+        generator("dropout", state.seed, state.seen, state.world.rank).getrandbits(63)
+    )
+    draw = generator("mixup", state.seed, step.epoch, step.start)
+    state.parallel.train()
+    for micro in range(step.num_micros):
+        before = time.perf_counter()
+        batch = next(batches)
+        waited += time.perf_counter() - before
+        last = micro == step.num_micros - 1
+        share = losses.mixup_share(config.mixup, draw)
+        with nullcontext() if last else _no_sync(state.parallel):
+            loss = _loss(config, state, batch, share)
+            if last:
+                ask()
+            (loss * scale).backward()  # type: ignore[no-untyped-call]
+    _step(optim, state)
+    with torch.no_grad():
+        _average(state, ema_half_life_samples, num_samples)
+    state.updates += 1
+    state.seen += num_samples
+    state.timings["data"] += waited
+    state.timings["step"] += time.perf_counter() - began
+
+
+def _no_sync(parallel: nn.Module) -> AbstractContextManager[Any]:
+    wrapped: Any = getattr(parallel, "_orig_mod", parallel)
+    context: AbstractContextManager[Any] = wrapped.no_sync()
+    return context
+
+
+def _loss(config: UpdateConfig, state: State, batch: Batch, share: float) -> Tensor:
+    """The weighted losses of a micro-batch, added up."""
+    device = state.world.device
+    pixels = normalise(batch.pixels, state.input, device, state.layout)
+    labels = batch.labels.to(device, non_blocking=True)
+    weights = batch.weights.to(device, non_blocking=True)
+    if config.mixup > 0:
+        pixels = losses.mixup(pixels, share)
+    with autocast(state.precision, device):
+        logits = state.parallel(pixels)
+    each = losses.cross_entropy(logits, labels, config.label_smoothing)
+    if config.mixup > 0:
+        other = losses.cross_entropy(logits, labels.flip(0), config.label_smoothing)
+        each = losses.mixed(each, other, share)
+    # A weight of 0 must hide even a non-finite loss, which 0 times it would not.
+    total = torch.where(weights > 0, each * weights, torch.zeros_like(each)).sum()
+    with torch.no_grad():
+        state.counters.loss += total
+        state.counters.weight += weights.sum()
+        state.counters.correct += (weights * (logits.argmax(1) == labels)).sum()
+    return total
+
+
+def _step(optim: OptimConfig, state: State) -> None:
+    """Clips, steps unless a gradient is not finite, and counts; all on the device."""
+    counters = state.counters
+    with torch.no_grad():
+        grads = [p.grad for p in state.network.parameters() if p.grad is not None]
+        norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(grads)).float())
+        bad = (~torch.isfinite(norm)).to(torch.float32)
+        if optim.clip_norm > 0:
+            shrink = torch.clamp(optim.clip_norm / (norm + 1e-6), max=1.0)
+            torch._foreach_mul_(grads, torch.nan_to_num(shrink, nan=1.0))
+        counters.nonfinite += bad
+        counters.streak.add_(1).mul_(bad)
+        counters.in_a_row.copy_(torch.maximum(counters.in_a_row, counters.streak))
+        counters.grad_norm.copy_(norm)
+    # The fused optimisers leave everything as it is where found_inf is 1.
+    optimizer: Any = state.optimizer
+    optimizer.found_inf = bad
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+
+
+def _average(state: State, half_life_samples: float, num_samples: int) -> None:
+    decay = ema_decay(half_life_samples, num_samples, state.updates)
+    now = state.network.state_dict()
+    names = [name for name, value in now.items() if value.is_floating_point()]
+    torch._foreach_lerp_([state.ema[n] for n in names], [now[n] for n in names], 1 - decay)
+    for name in now.keys() - set(names):
+        state.ema[name].copy_(now[name])
+
+
+@torch.no_grad()
+def share_buffers(state: State) -> None:
+    """Gives every rank rank 0's running statistics, of the network and of the average."""
+    buffers = [value for _, value in state.network.named_buffers()]
+    names = {name for name, _ in state.network.named_buffers()}
+    buffers += [value for name, value in state.ema.items() if name in names]
+    for buffer in buffers:
+        torch.distributed.broadcast(buffer, 0)
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """Result of an evaluation; all ratios 0-1.
+
+    Plain means average over pictures, class means over classes that have pictures
+    (WebVision's measure since 2018: classes are of unequal size).
+    """
+
+    loss: float
+    top1: float
+    top5: float
+    class_top1: float
+    class_top5: float
+    num_samples: int
+
+
+@torch.no_grad()
+def evaluate(state: State, batches: Iterator[Batch], num_classes: int) -> Accuracy:
+    """Accuracy of the averaged weights over a dataset that the ranks share out, each sample once.
+
+    Every rank must call it. The network's own weights are as before afterwards.
+    """
+    share_buffers(state)
+    device = state.world.device
+    own = {name: value.clone() for name, value in state.network.state_dict().items()}
+    state.network.load_state_dict(state.ema)
+    state.network.eval()
+    # Per class: pictures, right at 1, right at 5; and the loss in the first of one more row.
+    counts = torch.zeros(num_classes + 1, 3, dtype=torch.float64, device=device)
+    ranks = min(5, num_classes)
+    for batch in batches:
+        pixels = normalise(batch.pixels, state.input, device, state.layout)
+        labels = batch.labels.to(device, non_blocking=True)
+        present = (batch.weights > 0).to(device, non_blocking=True).double()
+        with autocast(state.precision, device):
+            logits = state.network(pixels)
+        hits = logits.float().topk(ranks, 1).indices == labels[:, None]
+        row = torch.stack([present, present * hits[:, 0], present * hits.any(1)], 1)
+        counts.index_add_(0, labels, row)
+        counts[-1, 0] += (losses.cross_entropy(logits, labels, 0.0) * present).sum()
+    state.network.load_state_dict(own)
+    return _accuracy(state.world.sum(counts))
+
+
+def _accuracy(counts: Tensor) -> Accuracy:
+    """counts: (K + 1, 3) as evaluate adds them up."""
+    total, right1, right5 = counts[:-1].sum(0).tolist()
+    filled = counts[:-1][counts[:-1, 0] > 0]
+    means = filled[:, 1:] / filled[:, :1]
+    class1, class5 = means.mean(0).tolist() if len(means) else (0.0, 0.0)
+    most = max(total, 1.0)
+    loss = float(counts[-1, 0]) / most
+    return Accuracy(loss, right1 / most, right5 / most, class1, class5, int(total))

@@ -1,0 +1,84 @@
+"""Networks by name: timm's, and the two that it does not offer as we need them."""
+
+from __future__ import annotations
+
+import difflib
+from typing import Any
+
+import timm
+from timm.models.resnet import BasicBlock, Bottleneck, ResNet
+from torch import nn
+
+from trainer.config import ConfigError, ModelConfig
+
+
+def build(config: ModelConfig, num_classes: int) -> nn.Module:
+    """The network with random weights and a head of num_classes.
+
+    Raises ConfigError where the name is unknown or a field does not fit the network.
+    """
+    if config.name == "resnet18":
+        return resnet18(num_classes, config.width, config.stem, config.drop_rate)
+    if config.width != 1 or config.stem != "default":
+        raise ConfigError(
+            f"model.width and model.stem change resnet18 only, but model.name is {config.name!r};"
+            " leave them at 1 and default"
+        )
+    if config.name == "resnext152d_32x4d":
+        return resnext152d_32x4d(num_classes, config.drop_rate)
+    if not timm.is_model(config.name):
+        near = difflib.get_close_matches(config.name, timm.list_models(), 3)
+        hint = f"; did you mean {' or '.join(near)}?" if near else ""
+        raise ConfigError(f"model.name is {config.name!r}, but timm has no such network{hint}")
+    network = timm.create_model(
+        config.name, pretrained=False, num_classes=num_classes, drop_rate=config.drop_rate
+    )
+    assert isinstance(network, nn.Module)
+    return network
+
+
+def resnext152d_32x4d(num_classes: int, drop_rate: float = 0.0) -> nn.Module:
+    """ResNeXt-152 32x4d in its D form: deep narrow stem, average-pooled shortcuts, zero-gamma.
+
+    60.0 M parameters and 11.95 GMAC at 224 px with 1,000 classes. Sources: Xie et al.,
+    arXiv:1611.05431; the D form: He et al., arXiv:1812.01187.
+    """
+    block: Any = Bottleneck  # timm's hint says an instance, its code takes the class
+    network: nn.Module = ResNet(
+        block,
+        (3, 8, 36, 3),
+        num_classes=num_classes,
+        cardinality=32,
+        base_width=4,
+        stem_width=32,
+        stem_type="deep",
+        avg_down=True,
+        drop_rate=drop_rate,
+    )
+    return network
+
+
+def resnet18(num_classes: int, width: float, stem: str, drop_rate: float = 0.0) -> nn.Module:
+    """ResNet-18 with all channels times `width`, rounded to a multiple of 8.
+
+    stem: "small" takes a 3x3 convolution of stride 1 without pooling, so that pictures of 32 to
+    64 px are not shrunk to nothing. Source: He et al., arXiv:1512.03385.
+    """
+    channels = tuple(max(8, round(c * width / 8) * 8) for c in (64, 128, 256, 512))
+    block: Any = BasicBlock
+    network: Any = ResNet(
+        block,
+        (2, 2, 2, 2),
+        num_classes=num_classes,
+        stem_width=channels[0],
+        channels=channels,
+        drop_rate=drop_rate,
+    )
+    if width != 1 or stem == "small":
+        kernel, stride, padding = (3, 1, 1) if stem == "small" else (7, 2, 3)
+        network.conv1 = nn.Conv2d(3, channels[0], kernel, stride, padding, bias=False)
+        nn.init.kaiming_normal_(network.conv1.weight, mode="fan_out", nonlinearity="relu")
+    if stem == "small":
+        network.maxpool = nn.Identity()
+    assert isinstance(network, nn.Module)
+    return network
