@@ -1,10 +1,10 @@
 # Every target with "##" stands in `make help`.
 PY := .venv/bin/python
 .DEFAULT_GOAL := help
-.PHONY: help install lock lint types contracts unit integration e2e test clean
+.PHONY: help install lock fmt lint types contracts unit integration e2e test docs render bench demo clean
 
 help: ## List every target with a sentence
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/\1\t\2/' | expand -t 16
+	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## (.*)/\1\t\2/' | expand -t 16
 
 install: .venv/installed ## Make .venv with everything, from the locks (uv is installed if absent)
 
@@ -15,6 +15,9 @@ install: .venv/installed ## Make .venv with everything, from the locks (uv is in
 lock: ## Resolve the newest versions into requirements/*.lock, with hashes
 	uv pip compile -q --upgrade --universal --python-version 3.11 --generate-hashes --no-emit-index-url pyproject.toml -o requirements/launcher.lock
 	uv pip compile -q --upgrade --universal --python-version 3.11 --generate-hashes --no-emit-index-url pyproject.toml --extra train --extra plot --extra demo --extra dev -o requirements/dev.lock
+
+fmt: install ## Format the code and mend what ruff can mend
+	$(PY) -m ruff format . && $(PY) -m ruff check --fix .
 
 lint: install ## Check style and format with ruff
 	$(PY) -m ruff check . && $(PY) -m ruff format --check .
@@ -34,8 +37,20 @@ integration: install ## Run the tests against real servers and processes
 e2e: install ## Run whole jobs on this machine, kill them, resume them
 	$(PY) -m pytest tests/e2e -q
 
-test: lint types contracts ## Run every check and every test
-	$(PY) -m pytest tests -q
+test: lint types contracts ## Run every check and every test, the documents' too
+	$(PY) -m pytest tests/unit tests/integration tests/e2e -q
+
+docs: install ## Write the generated pages and the layout in README anew
+	$(PY) -m tools.docs
+
+render: install ## Write the rendered objects that the tests compare with anew
+	$(PY) -m tools.golden
+
+bench: install ## Measure one thing: make bench NAME=checkpoint; without NAME, list what there is
+	$(PY) -m tests.benchmarks $(NAME)
+
+demo: install ## Train on noisy pictures with two workers, kill one, and watch the run recover
+	$(PY) -m examples.demo.run
 
 clean: ## Remove the environment and build outputs
 	rm -rf .venv build .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
