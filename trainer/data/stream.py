@@ -19,12 +19,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
-from trainer.data.cache import DamagedSample, Reader
-from trainer.data.shards import Dataset as Shards
 
 from trainer.config import DataConfig, InputConfig
 from trainer.data import augment, order
+from trainer.data.cache import DamagedSample, Reader
 from trainer.data.decode import GREY, DamagedImage, decode
+from trainer.data.shards import Dataset as Shards
 
 logger = logging.getLogger(__name__)
 

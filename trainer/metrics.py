@@ -1,0 +1,159 @@
+"""What a run tells: log lines for people, metrics.jsonl for later, a Prometheus endpoint for now.
+
+Only rank 0 tells. Lines of metrics.jsonl are described in docs/formats.md.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
+
+from prometheus_client import CollectorRegistry, start_http_server
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from trainer.storage import NotFound, StorageError, Store
+
+logger = logging.getLogger(__name__)
+
+METRICS_KEY = "metrics.jsonl"
+"""Key of the lines, in the run's folder."""
+UPLOAD_EVERY_S = 30.0
+"""Span between uploads of the lines to a bucket: each is one PUT of the whole object."""
+
+TABLE: dict[str, tuple[str, str]] = {
+    "trainer_samples_total": ("counter", "Samples trained on since the run began."),
+    "trainer_samples_goal": ("gauge", "Samples the run will have trained on at its end."),
+    "trainer_updates_total": ("counter", "Optimiser steps since the run began."),
+    "trainer_epoch_samples": ("gauge", "Samples in an epoch."),
+    "trainer_world_size": ("gauge", "Ranks training together."),
+    "trainer_generation": ("gauge", "How often the run has been started or resumed."),
+    "trainer_throughput_samples_per_second": ("gauge", "Samples a second, all ranks."),
+    "trainer_loss": ("gauge", "Mean training loss since the line before."),
+    "trainer_train_top1_ratio": ("gauge", "Training top-1 accuracy since the line before (0-1)."),
+    "trainer_learning_rate": ("gauge", "Learning rate of the last update."),
+    "trainer_gradient_norm": ("gauge", "Gradient norm of the last update."),
+    "trainer_nonfinite_updates_total": ("counter", "Updates skipped for a non-finite gradient."),
+    "trainer_damaged_samples_total": ("counter", "Samples that could not be read, on rank 0."),
+    "trainer_data_wait_seconds_total": ("counter", "Time rank 0 waited for batches (in s)."),
+    "trainer_update_seconds_total": ("counter", "Time rank 0 spent in updates (in s)."),
+    "trainer_evaluation_seconds_total": ("counter", "Time spent evaluating (in s)."),
+    "trainer_validation_loss": ("gauge", "Validation loss of the averaged weights."),
+    "trainer_validation_top1_ratio": ("gauge", "Validation top-1 accuracy (0-1)."),
+    "trainer_validation_top5_ratio": ("gauge", "Validation top-5 accuracy (0-1)."),
+    "trainer_validation_class_top1_ratio": ("gauge", "Top-1, mean over classes (0-1)."),
+    "trainer_validation_class_top5_ratio": ("gauge", "Top-5, mean over classes (0-1)."),
+    "trainer_checkpoints_total": ("counter", "Checkpoints committed by this process."),
+    "trainer_checkpoint_failures_total": ("counter", "Checkpoints that failed."),
+    "trainer_checkpoint_skipped_total": ("counter", "Checkpoints skipped, one being under way."),
+    "trainer_checkpoint_blocked_seconds_total": ("counter", "Training stood still for it (in s)."),
+    "trainer_checkpoint_background_seconds_total": ("counter", "Uploading beside it (in s)."),
+    "trainer_checkpoint_size_bytes": ("gauge", "Size of the last checkpoint (in bytes)."),
+    "trainer_checkpoint_last_timestamp_seconds": ("gauge", "When the last was committed."),
+    "trainer_lost_updates": ("gauge", "Updates run again after the last resume, at least."),
+    "trainer_update_last_timestamp_seconds": ("gauge", "When the last update was logged."),
+}
+"""Every metric of the endpoint: type and help with its unit."""
+
+
+class Endpoint(Collector):
+    """The Prometheus endpoint of rank 0: the values of TABLE, each labelled with the run's name.
+
+    The label is training_job, since a scrape gives `job` a meaning of its own.
+    """
+
+    def __init__(self, run: str) -> None:
+        self.run = run
+        self.values: dict[str, float] = {}
+
+    def set(self, **values: float) -> None:
+        """Sets metrics by their names without trainer_. Raises KeyError for an unknown one."""
+        for name, value in values.items():
+            full = f"trainer_{name}"
+            TABLE[full]
+            self.values[full] = value
+
+    def collect(self) -> list[Metric]:
+        """The values as they are now."""
+        families: list[Metric] = []
+        for name, value in sorted(self.values.items()):
+            kind, text = TABLE[name]
+            family = CounterMetricFamily if kind == "counter" else GaugeMetricFamily
+            metric = family(name, text, labels=["training_job"])
+            metric.add_metric([self.run], value)
+            families.append(metric)
+        return families
+
+    def serve(self, port: int) -> int:
+        """Serves /metrics on the port, or on any free one where it is taken. Returns the port."""
+        registry = CollectorRegistry(auto_describe=False)
+        registry.register(self)
+        try:
+            server, _ = start_http_server(port, registry=registry)
+        except OSError as error:
+            server, _ = start_http_server(0, registry=registry)
+            logger.warning("metrics port %d is taken (%s): using another", port, error.strerror)
+        return int(server.server_port)
+
+
+class Lines:
+    """The run's metrics.jsonl: kept in memory, put as a whole beside training.
+
+    A store that fails delays lines, it does not stop training; the next put has them all.
+    """
+
+    def __init__(self, store: Store, generation: int, clock: Callable[[], float] = time.time):
+        self.store, self.generation, self.clock = store, generation, clock
+        self.every_s = 0.0 if store.address.startswith("file:") else UPLOAD_EVERY_S
+        self.pool = ThreadPoolExecutor(1, "metrics")
+        self.pending: Future[None] | None = None
+        self.uploaded_at = 0.0
+        try:
+            self.text = store.get(METRICS_KEY).decode()
+        except NotFound:
+            self.text = ""
+        if self.text and not self.text.endswith("\n"):
+            self.text += "\n"
+
+    def last_update(self) -> int:
+        """The highest update that any line tells of; 0 where none does."""
+        updates = [0]
+        for line in self.text.splitlines():
+            try:
+                updates.append(int(json.loads(line).get("update", 0)))
+            except (ValueError, AttributeError, TypeError):
+                continue  # a torn line of another writer says nothing
+        return max(updates)
+
+    def add(self, event: str, **values: Any) -> None:
+        """Adds a line, and puts them all where the span since the last put is over."""
+        now = self.clock()
+        line = {"event": event, "at": round(now, 3), "generation": self.generation, **values}
+        self.text += json.dumps(line) + "\n"
+        busy = self.pending is not None and not self.pending.done()
+        if not busy and now - self.uploaded_at >= self.every_s:
+            self.uploaded_at = now
+            self.pending = self.pool.submit(self._put, self.text)
+
+    def flush(self) -> None:
+        """Puts all lines and waits for it."""
+        self.pool.submit(self._put, self.text).result()
+
+    def _put(self, text: str) -> None:
+        try:
+            self.store.put(METRICS_KEY, text.encode())
+        except StorageError as error:
+            logger.warning("metrics not stored now, later lines will bring them: %s", error)
+
+
+def log_line(seen: int, goal: int, values: Mapping[str, float], world: int) -> str:
+    """One line for people: seen 1,280/12,800  loss 3.214  top1 0.412  lr 0.087  512 img/s ..."""
+    workers = "1 worker" if world == 1 else f"{world} workers"
+    return (
+        f"seen {seen:,}/{goal:,}  loss {values['loss']:.3f}  top1 {values['top1']:.3f}"
+        f"  lr {values['lr']:.4f}  {values['samples_per_s']:,.0f} img/s  {workers}"
+    )

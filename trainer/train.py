@@ -1,0 +1,426 @@
+"""One training run, elastic and resumable.
+
+    python -m trainer.train run.yaml optim.lr=0.2        one process
+    torchrun --nproc-per-node 2 -m trainer.train         in a pod, the run in RUN_CONFIG
+
+The unit of account is samples seen: workers come and go, the global batch stays.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import NoReturn
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from trainer.checkpoint import CheckpointError, Keeper, Manifest, StateMismatch, read_state
+from trainer.config import ConfigError, InputConfig, TrainConfig, dump, load
+from trainer.data import order, stream
+from trainer.data.selection import load_selection, load_weights
+from trainer.data.shards import Dataset, DatasetError, open_dataset
+from trainer.learn import engine, fastest, models
+from trainer.learn.schedule import learning_rate
+from trainer.metrics import Lines
+from trainer.rendezvous import announce_done
+from trainer.report import NonFinite, Report
+from trainer.storage import BadAddress, open_store
+from trainer.world import FATAL, TERMINATED, Watchdog, World, join, tell_reason
+
+logger = logging.getLogger(__name__)
+
+USAGE = 2
+"""Exit status for what starting again cannot cure."""
+
+
+def train(cfg: TrainConfig) -> None:
+    """Trains until cfg.epochs are seen, from the newest checkpoint or from the start."""
+    world = join(cfg.world)
+    watchdog = Watchdog(cfg.world.stall_s)
+    data = open_data(cfg)
+    start = claim(cfg, world, data)
+    state = restore(cfg, world, data, start)
+    report = Report(cfg, world, goal=data.goal, epoch_samples=data.num_samples, lines=start.lines)
+    report.start(state, start.generation, start.parent.update if start.parent else 0)
+    audit = Audit(cfg.log.audit_dir, start.generation, world.rank)
+    saved_at = time.monotonic()
+
+    for step, batches in stream.steps_of(training_batches(cfg, world, data, state.seen)):
+        lr = learning_rate(cfg.optim, state.seen, data.goal, data.num_samples)
+        set_rate(state.optimizer, lr)
+        before = state.seen
+        save_due = time.monotonic() - saved_at >= cfg.checkpoint.every_s
+        engine.update(
+            cfg.update,
+            cfg.optim,
+            state,
+            step,
+            checked(batches, report),
+            ema_half_life_samples=cfg.update.ema_half_life_epochs * data.num_samples,
+            ask=partial(world.ask, report.due(state), save_due),
+        )
+        world.agree()
+        watchdog.beat()
+        audit.record(step, state)
+        done = state.seen >= data.goal
+        log_due, save_due = world.due
+
+        if log_due or done:
+            report.tell(state, lr, start.keeper)
+        top1 = None
+        if data.val and (done or crossed(cfg.evaluate.every_epochs, before, state, data)):
+            top1 = evaluate(cfg, world, data, state, report)
+            watchdog.beat()
+        span = crossed(cfg.checkpoint.every_epochs, before, state, data)
+        if save_due or span or top1 is not None or done or world.leaving:
+            saved_at = time.monotonic()
+            save(start, state, data.num_samples, top1, wait=done or world.leaving)
+        if world.leaving and not done:
+            leave(cfg, world, start, state, report)
+
+    finish(cfg, world, start, state, report)
+
+
+@dataclass(frozen=True)
+class Data:
+    """What a run trains and is judged on."""
+
+    train: Dataset
+    val: Dataset | None
+    num_classes: int
+    ids: NDArray[np.int64] | None
+    weights: NDArray[np.float32] | None
+    num_samples: int
+    """Samples of an epoch."""
+    goal: int
+    """Samples of the run."""
+    identity: dict[str, str | int]
+    """What a checkpoint's state belongs to; it fits no other."""
+    cache_dir: Path
+
+
+def open_data(cfg: TrainConfig) -> Data:
+    """Opens the datasets. Raises DatasetError or ConfigError naming what does not fit."""
+    cache_dir = Path(cfg.data.cache_dir or f"{tempfile.gettempdir()}/shards")
+    dataset = open_dataset(cfg.data.train, cache_dir)
+    val = open_dataset(cfg.data.val, cache_dir) if cfg.data.val else None
+    num_classes = cfg.model.num_classes or dataset.num_classes
+    for key, other in (("data.train", dataset), ("data.val", val)):
+        if other is not None and other.num_classes > num_classes:
+            raise ConfigError(
+                f"{key} has {other.num_classes} classes, but the network's head has {num_classes};"
+                " set model.num_classes to 0 or to the larger number"
+            )
+    ids, selection = load_selection(cfg.data.selection, dataset.num_samples)
+    weights, weights_digest = load_weights(cfg.data.weights, dataset.num_samples)
+    num_samples = dataset.num_samples if ids is None else len(ids)
+    identity: dict[str, str | int] = {
+        "order_version": order.VERSION,
+        "dataset": dataset.sha256,
+        "selection": selection,
+        "weights": weights_digest,
+        "seed": cfg.seed,
+        "lanes": cfg.data.lanes,
+        "window": cfg.data.window,
+    }
+    return Data(
+        dataset,
+        val,
+        num_classes,
+        ids,
+        weights,
+        num_samples,
+        max(1, round(cfg.epochs * num_samples)),
+        identity,
+        cache_dir,
+    )
+
+
+@dataclass(frozen=True)
+class Start:
+    """How this group of ranks begins: its generation and what it goes on from."""
+
+    generation: int
+    parent: Manifest | None
+    keeper: Keeper | None
+    """On rank 0 alone, as the lines."""
+    lines: Lines | None
+
+
+def claim(cfg: TrainConfig, world: World, data: Data) -> Start:
+    """Rank 0 claims the next generation and picks the checkpoint; all ranks hear of it."""
+    store = open_store(cfg.checkpoint.address)
+    keeper, lines, message = None, None, b""
+    if world.rank == 0:
+        text = dump(cfg)
+        keeper = Keeper(
+            store,
+            cfg.name,
+            data.identity,
+            hashlib.sha256(text.encode()).hexdigest(),
+            keep_last=cfg.checkpoint.keep_last,
+            keep_best=cfg.checkpoint.keep_best,
+            deadline_s=cfg.checkpoint.deadline_s,
+        )
+        generation = keeper.claim()
+        parent = keeper.choose()
+        keeper.fence(parent)
+        store.put("run.yaml", text.encode())
+        lines = Lines(store, generation)
+        message = f"{generation}\n".encode() + (parent.dump() if parent else b"")
+    number, _, manifest = world.broadcast(message).partition(b"\n")
+    return Start(int(number), Manifest.parse(manifest) if manifest else None, keeper, lines)
+
+
+def restore(cfg: TrainConfig, world: World, data: Data, start: Start) -> engine.State:
+    """The state to go on with: of the chosen checkpoint, or new and the same on every rank."""
+    torch.manual_seed(cfg.seed)
+    network = models.build(cfg.model, data.num_classes)
+    precision, layout = how_to_compute(cfg, world, network, start.parent)
+    state = engine.build(
+        network,
+        world,
+        optim=cfg.optim,
+        update=cfg.update,
+        input=cfg.input,
+        seed=cfg.seed,
+        precision=precision,
+        layout=layout,
+    )
+    if start.parent is not None:
+        if start.keeper is not None:
+            flat = start.keeper.take()
+        else:
+            flat = read_state(open_store(cfg.checkpoint.address), start.parent)
+        try:
+            state.load(flat, updates=start.parent.update, seen=start.parent.seen)
+        except ValueError as error:
+            raise StateMismatch(
+                f"{error}; keep model.* or use another checkpoint.address"
+            ) from error
+    return state
+
+
+def how_to_compute(
+    cfg: TrainConfig, world: World, network: nn.Module, parent: Manifest | None
+) -> tuple[str, str]:
+    """Precision and layout: the checkpoint's, else what rank 0 finds the fastest."""
+    if parent is not None:
+        return str(parent.facts["precision"]), str(parent.facts["layout"])
+    message = b""
+    if world.rank == 0:
+        chosen = fastest.choose(network, cfg.update, cfg.input.size_px, world.device)
+        message = json.dumps(chosen).encode()
+    precision, layout = json.loads(world.broadcast(message))
+    return precision, layout
+
+
+def training_batches(
+    cfg: TrainConfig, world: World, data: Data, seen: int
+) -> Iterator[stream.Batch]:
+    """This rank's batches from `seen` samples to the end of the run."""
+    shards = data.train.index()["shard"]
+
+    def build(epoch: int) -> order.Order:
+        return order.build(
+            shards,
+            data.ids,
+            lanes=cfg.data.lanes,
+            window=cfg.data.window,
+            seed=cfg.seed,
+            epoch=epoch,
+        )
+
+    plan = stream.Plan(
+        build,
+        seen=seen,
+        stop=data.goal,
+        num_samples=data.num_samples,
+        global_batch=cfg.update.global_batch,
+        micro_batch=cfg.update.micro_batch,
+        rank=world.rank,
+        world=world.size,
+    )
+    view = stream.TrainingView(cfg.input, cfg.seed)
+    decoded = stream.Decoded(data.train, cfg.data, view, cfg.input.size_px, data.cache_dir)
+    pin = world.device.type == "cuda"
+    return stream.batches(decoded, plan, cfg.data, pin=pin, weights=data.weights)
+
+
+def evaluate(
+    cfg: TrainConfig, world: World, data: Data, state: engine.State, report: Report
+) -> float:
+    """Validates the averaged weights, tells the result and returns its top-1 accuracy."""
+    assert data.val is not None
+    began = time.monotonic()
+    view: InputConfig = cfg.input
+    decoded = stream.Decoded(
+        data.val, cfg.data, stream.CentreView(view), view.size_px, data.cache_dir
+    )
+    plan = stream.EvaluationPlan(data.val.num_samples, cfg.evaluate.batch, world.rank, world.size)
+    pin = world.device.type == "cuda"
+    batches = checked(stream.batches(decoded, plan, cfg.data, pin=pin), report)
+    result = engine.evaluate(state, batches, data.num_classes)
+    report.evaluated(state, result, time.monotonic() - began)
+    return result.top1
+
+
+def checked(batches: Iterator[stream.Batch], report: Report) -> Iterator[stream.Batch]:
+    """The batches, their damaged samples told."""
+    for batch in batches:
+        if batch.damaged:
+            report.unreadable(batch.damaged)
+        yield batch
+
+
+def set_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
+    """Sets the learning rate of every parameter group."""
+    for group in optimizer.param_groups:
+        group["lr"] = lr
+
+
+def crossed(every_epochs: float, before: int, state: engine.State, data: Data) -> bool:
+    """Whether the update passed a multiple of every_epochs; the same on every rank."""
+    span = every_epochs * data.num_samples
+    return int(state.seen / span) > int(before / span)
+
+
+def save(
+    start: Start, state: engine.State, epoch_samples: int, top1: float | None, *, wait: bool
+) -> None:
+    """Keeps the state; every rank must call it, rank 0 writes, beside training unless `wait`."""
+    engine.share_buffers(state)
+    if start.keeper is None:
+        return
+    facts = {"precision": state.precision, "layout": state.layout, "top1": top1}
+    saved = start.keeper.save(
+        state.tensors(),
+        update=state.updates,
+        seen=state.seen,
+        epoch=state.seen // epoch_samples,
+        facts=facts,
+        wait=wait,
+    )
+    if saved and top1 is not None:
+        start.keeper.score(state.updates, top1)
+    if start.keeper.superseded_by:
+        raise CheckpointError(
+            f"generation {start.generation} is superseded by {start.keeper.superseded_by}:"
+            " another group of workers has taken this run over"
+        )
+
+
+def leave(
+    cfg: TrainConfig, world: World, start: Start, state: engine.State, report: Report
+) -> NoReturn:
+    """Ends this rank together with all others after the same update; the exit status is not 0."""
+    deadline_s = cfg.checkpoint.deadline_s
+    if start.keeper is not None:
+        start.keeper.flush(deadline_s)
+    report.end(state, "terminated")
+    reason = f"terminated on request after update {state.updates}, saved"
+    tell_reason(reason)
+    if world.rank == 0:
+        logger.info("%s", reason)
+    world.barrier(deadline_s)
+    end_process(TERMINATED)
+
+
+def finish(
+    cfg: TrainConfig, world: World, start: Start, state: engine.State, report: Report
+) -> None:
+    """Ends the run as done: the last checkpoint is committed before any rank exits with 0."""
+    if start.keeper is not None:
+        start.keeper.flush(cfg.checkpoint.deadline_s)
+        start.keeper.close()
+        if start.keeper.last_update != state.updates:
+            raise CheckpointError(
+                f"the last checkpoint (update {state.updates}) could not be kept under"
+                f" {cfg.checkpoint.address}; the run is not done"
+            )
+    report.end(state, "completed")
+    world.barrier(cfg.checkpoint.deadline_s)
+    if world.rank == 0:
+        logger.info("done: %d samples in %d updates", state.seen, state.updates)
+        endpoint = os.environ.get("PET_RDZV_ENDPOINT")
+        if endpoint:
+            announce_done(endpoint)
+    end_process(0)
+
+
+class Audit:
+    """Records which samples each update had, one file a rank and generation; off without a folder.
+
+    A line is written before the next update begins, so a kill loses none of a kept update.
+    """
+
+    def __init__(self, folder: str, generation: int, rank: int) -> None:
+        self.path = Path(folder) / f"g{generation:04d}-r{rank}.jsonl" if folder else None
+        if self.path is not None:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+
+    def record(self, step: stream.Step, state: engine.State) -> None:
+        """Adds the update that was just done."""
+        if self.path is None:
+            return
+        line = {
+            "update": state.updates,
+            "epoch": step.epoch,
+            "seen": state.seen - (step.stop - step.start),
+            "ids": step.ids,
+        }
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
+
+
+def end_process(status: int) -> NoReturn:
+    """Ends at once: interpreter shutdown could wait for loader processes and collectives."""
+    logging.shutdown()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
+
+
+def fatal(error: Exception) -> NoReturn:
+    """Ends what starting again cannot cure: tells why, and stops torchrun from trying again."""
+    print(f"error: {error}", file=sys.stderr, flush=True)
+    tell_reason(f"{FATAL}{error}")
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        os.kill(os.getppid(), signal.SIGTERM)
+    end_process(USAGE)
+
+
+def main() -> None:
+    """Reads the run and trains; the exit status is in docs/cli.md."""
+    rank = int(os.environ.get("RANK", "0"))
+    logging.basicConfig(
+        level=logging.INFO if rank == 0 else logging.WARNING,
+        format="%(asctime)s %(levelname).1s %(message)s",
+        datefmt="%H:%M:%S",
+    )
+    arguments = sys.argv[1:]
+    path = arguments.pop(0) if arguments and "=" not in arguments[0] else None
+    try:
+        train(load(TrainConfig, path, arguments))
+    except (ConfigError, DatasetError, StateMismatch, BadAddress, NonFinite) as error:
+        fatal(error)
+    except Exception as error:
+        tell_reason(f"{type(error).__name__}: {error}".splitlines()[0])
+        raise
+
+
+if __name__ == "__main__":
+    main()
