@@ -70,15 +70,24 @@ def resnet18(num_classes: int, width: float, stem: str, drop_rate: float = 0.0) 
         block,
         (2, 2, 2, 2),
         num_classes=num_classes,
-        stem_width=channels[0],
         channels=channels,
         drop_rate=drop_rate,
     )
     if width != 1 or stem == "small":
-        kernel, stride, padding = (3, 1, 1) if stem == "small" else (7, 2, 3)
-        network.conv1 = nn.Conv2d(3, channels[0], kernel, stride, padding, bias=False)
-        nn.init.kaiming_normal_(network.conv1.weight, mode="fan_out", nonlinearity="relu")
+        kernel, stride = (3, 1) if stem == "small" else (7, 2)
+        network.conv1 = convolution(3, channels[0], kernel, stride)
+    if width != 1:  # timm's stem is 64 channels wide whatever the stages are
+        network.bn1 = nn.BatchNorm2d(channels[0])
+        network.layer1[0].conv1 = convolution(channels[0], channels[0], 3, 1)
+        network.layer1[0].downsample = None
     if stem == "small":
         network.maxpool = nn.Identity()
     assert isinstance(network, nn.Module)
     return network
+
+
+def convolution(inputs: int, outputs: int, kernel: int, stride: int) -> nn.Conv2d:
+    """A convolution without bias, initialised as ResNet's."""
+    layer = nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, bias=False)
+    nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
+    return layer
