@@ -1,0 +1,160 @@
+"""doctor: is everything there that a run needs?"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal
+
+import typer
+
+from launcher.cli import options as opt
+from launcher.cli.manners import Manner, Output, colored, emit, table, tell
+from launcher.errors import LauncherError
+
+Result = Literal["ok", "warning", "failed"]
+COLORS: dict[Result, str] = {"ok": "green", "warning": "yellow", "failed": "red"}
+LEAST_FREE_BYTES = 5 << 30
+"""A small run's checkpoints, logs and demo data fit below it."""
+
+
+@dataclass(frozen=True)
+class Check:
+    """One finding; only a failed one makes the exit code 1."""
+
+    name: str
+    result: Result
+    detail: str
+
+
+def register(app: typer.Typer) -> None:
+    """Adds the verbs of this module."""
+    app.command()(doctor)
+
+
+def doctor(context: typer.Context, output: opt.OutputFormat = Output.table) -> None:
+    """Check this machine, the settings, the object store and the cluster's address.
+
+    Exit code 1 if something that a run needs has failed; a warning only tells what is not there.
+
+    \b
+    Examples:
+      launcher doctor
+      launcher doctor -o json | jq '.checks[] | select(.result == "failed")'
+    """
+    manner: Manner = context.obj
+    found = list(checks(manner.request_timeout_s))
+    if output in (Output.json, Output.yaml):
+        emit({"kind": "Diagnosis", "checks": [asdict(check) for check in found]}, output)
+    else:
+        rows = [(check.name, check.result, check.detail) for check in found]
+        text = table(["CHECK", "RESULT", "DETAIL"], rows)
+        for result, color in COLORS.items():
+            text = text.replace(
+                f"   {result} ", f"   {colored(result, color, manner, sys.stdout)} "
+            )
+        print(text)
+    failed = [check.name for check in found if check.result == "failed"]
+    if failed:
+        tell(f"failed: {', '.join(failed)}")
+        raise typer.Exit(1)
+
+
+def checks(timeout_s: float) -> Iterator[Check]:
+    """Each check in turn; one that breaks is a failed one, and the others still run."""
+    yield _python()
+    yield _module("torch", "local runs train with it: pip install '.[train]'")
+    yield _module("torch.distributed.run", "torchrun comes with torch: pip install '.[train]'")
+    yield _disk()
+    try:
+        from launcher import settings
+
+        known = settings.load(os.environ, Path.cwd())
+    except LauncherError as error:
+        yield Check("settings", "failed", str(error))
+        return
+    files = ", ".join(map(str, known.files))
+    yield Check("settings", "ok", files or "no file; environment and built-in values")
+    yield _store(known.get("checkpoints"))
+    yield _kubectl(timeout_s)
+
+
+def _python() -> Check:
+    version = ".".join(map(str, sys.version_info[:3]))
+    return Check("python", "ok" if sys.version_info >= (3, 11) else "failed", version)
+
+
+def _module(name: str, otherwise: str) -> Check:
+    """Whether a module is installed; found, not imported, since torch takes seconds."""
+    import importlib.machinery
+    import importlib.util
+
+    package, *rest = name.split(".")
+    spec = importlib.util.find_spec(package)
+    if spec is None or spec.submodule_search_locations is None:
+        return Check(name, "failed", f"not installed; {otherwise}")
+    if rest:
+        # find_spec("a.b.c") would import a and a.b.
+        places = [str(Path(p, *rest[:-1])) for p in spec.submodule_search_locations]
+        spec = importlib.machinery.PathFinder.find_spec(rest[-1], places)
+        if spec is None:
+            return Check(name, "failed", f"not found in the installed {package}; {otherwise}")
+    return Check(name, "ok", str(spec.origin))
+
+
+def _disk() -> Check:
+    import shutil
+
+    base = Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state")
+    while not base.exists():
+        base = base.parent
+    free = shutil.disk_usage(base).free
+    detail = f"{free / (1 << 30):.1f} GiB free at {base}"
+    if free < LEAST_FREE_BYTES:
+        return Check("disk", "failed", f"{detail}; local runs want {LEAST_FREE_BYTES >> 30} GiB")
+    return Check("disk", "ok", detail)
+
+
+def _store(address: str) -> Check:
+    """Writes, reads and removes one small object where checkpoints shall go."""
+    if not address:
+        return Check(
+            "checkpoints", "warning", "no address set; clusters need one, this machine not"
+        )
+    import secrets
+
+    from trainer.storage import StorageError, open_store
+
+    key = f".launcher-doctor-{secrets.token_hex(4)}"
+    try:
+        store = open_store(address)
+        store.create(key, b"doctor")
+        same = store.get(key) == b"doctor"
+        store.remove(key)
+    except (StorageError, ValueError, OSError) as error:
+        return Check("checkpoints", "failed", " ".join(f"{address}: {error}".split()))
+    if not same:
+        return Check("checkpoints", "failed", f"{address} gives back other bytes than were written")
+    return Check("checkpoints", "ok", f"{address} can be written, read and removed")
+
+
+def _kubectl(timeout_s: float) -> Check:
+    """Which cluster kubectl would talk to; asks kubectl, not the cluster."""
+    import shutil
+    import subprocess
+
+    if shutil.which("kubectl") is None:
+        return Check("kubectl", "warning", "not installed; only needed to use a cluster")
+    command = ["kubectl", "config", "current-context"]
+    try:
+        asked = subprocess.run(
+            command, capture_output=True, text=True, timeout=timeout_s, check=False
+        )
+    except subprocess.TimeoutExpired:
+        return Check("kubectl", "warning", f"no answer within {timeout_s:g} s")
+    if asked.returncode:
+        return Check("kubectl", "warning", "no current context; only needed to use a cluster")
+    return Check("kubectl", "ok", f"context {asked.stdout.strip()}")

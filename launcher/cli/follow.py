@@ -1,0 +1,56 @@
+"""Following a job until it ends, and what Ctrl-C means meanwhile: the job goes on."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import typer
+
+from launcher.cli.manners import Manner, colored, tell
+from launcher.errors import JobFailed
+from launcher.status import JobStatus
+
+COLORS = {"Running": "green", "Succeeded": "green", "Restarting": "yellow", "Failed": "red"}
+
+
+@contextmanager
+def only_following(name: str) -> Iterator[None]:
+    """Ctrl-C inside ends the following, not the job, and says so."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        tell(f"\nno longer following; {name} goes on. Stop it by `launcher cancel {name}`")
+        raise typer.Exit(130) from None
+
+
+def wait_for_end(name: str, timeout_s: float | None, manner: Manner) -> JobStatus:
+    """Tells each change of state as a line. Raises JobFailed or TimedOut."""
+    from launcher import local
+
+    seen = ""
+
+    def on_change(job: JobStatus) -> None:
+        nonlocal seen
+        line = progress(job, manner)
+        if line != seen:
+            tell(line)
+            seen = line
+
+    with only_following(name):
+        job = local.wait(name, timeout_s, on_change)
+    if job.state in ("Failed", "Cancelled"):
+        reason = f": {job.reason}" if job.reason else ""
+        raise JobFailed(
+            f"{name} ended as {job.state}{reason}; see `launcher status {name}` and "
+            f"`launcher logs {name}`"
+        )
+    return job
+
+
+def progress(job: JobStatus, manner: Manner) -> str:
+    """One line on where a job stands."""
+    color = COLORS.get(job.state)
+    state = colored(job.state, color, manner, sys.stderr) if color else job.state
+    return f"{job.name}: {state}, {job.workers_running} of {job.workers_desired} workers"

@@ -1,0 +1,78 @@
+"""Options that several verbs share."""
+
+from __future__ import annotations
+
+import signal
+from typing import Annotated, Any
+
+import typer
+
+from launcher.cli.manners import Output
+
+
+def job_names(incomplete: str) -> list[str]:
+    """Names of known jobs for the shell's completion: within 150 ms, or none."""
+
+    def give_up(*_: Any) -> None:
+        raise TimeoutError
+
+    previous = signal.signal(signal.SIGALRM, give_up)
+    signal.setitimer(signal.ITIMER_REAL, 0.15)
+    try:
+        from launcher import local
+
+        return [job.name for job in local.list_jobs() if job.name.startswith(incomplete)]
+    except Exception:  # completion must never disturb the line that is being typed
+        return []
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, previous)
+
+
+def recipe_names(incomplete: str) -> list[str]:
+    """Packaged recipes for the shell's completion."""
+    from launcher.resolve import recipes
+
+    return [name for name in recipes() if name.startswith(incomplete)]
+
+
+JobName = Annotated[
+    str, typer.Argument(metavar="JOB", help="The job's name.", autocompletion=job_names)
+]
+OutputFormat = Annotated[
+    Output, typer.Option("-o", "--output", help="json, yaml and name are stable; table may change.")
+]
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
+Timeout = Annotated[
+    str, typer.Option(metavar="SPAN", help="Longest wait, as 90s, 30m, 2h; empty: no end.")
+]
+
+Model = Annotated[
+    str,
+    typer.Option(
+        "--model", help="A packaged recipe, or the path of a YAML.", autocompletion=recipe_names
+    ),
+]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="[KEY=VALUE]...", help="Keys of the run, or of the job as job.KEY."),
+]
+Gpus = Annotated[int | None, typer.Option(help="GPUs wanted; default: the recipe's.")]
+GpusPerWorker = Annotated[
+    int | None, typer.Option(help="GPUs of one worker; with --local: processes of one worker.")
+]
+MinGpus = Annotated[int | None, typer.Option(help="Fewest GPUs to run with; default: half.")]
+MaxGpus = Annotated[int | None, typer.Option(help="Most GPUs to grow to; default: --gpus.")]
+Local = Annotated[bool, typer.Option("--local", help="Run on this machine, without a cluster.")]
+LocalWorkers = Annotated[int | None, typer.Option("--workers", help="Local workers; default: 2.")]
+MinWorkers = Annotated[int | None, typer.Option(help="Fewest local workers; default: half.")]
+MaxWorkers = Annotated[int | None, typer.Option(help="Most local workers; default: --workers.")]
+Name = Annotated[str, typer.Option(help="The job's name; default: MODEL-HASH, same for the same.")]
+Image = Annotated[str, typer.Option(help="Container image of the trainer.")]
+Data = Annotated[str, typer.Option(help="Address of the packed training set.")]
+Val = Annotated[str, typer.Option(help="Address of the packed validation set.")]
+Checkpoints = Annotated[str, typer.Option(help="Folder; the run's is <checkpoints>/<name>.")]
+Namespace = Annotated[str, typer.Option("-n", "--namespace", help="Namespace of the cluster.")]
+Budget = Annotated[str, typer.Option(help="Budget that is charged.")]
+Stage = Annotated[str, typer.Option(help="Stage of the pipeline, for accounting.")]
+Queue = Annotated[str, typer.Option(help="Kueue's LocalQueue.")]

@@ -1,0 +1,182 @@
+"""submit and render: from flags to objects, and on to whoever runs them."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from launcher.cli import options as opt
+from launcher.cli.follow import wait_for_end
+from launcher.cli.manners import KIND, DryRun, Manner, Output, emit, seconds, tell, warn
+from launcher.errors import LauncherError, UsageError
+from launcher.resolve import Request, Resolved, resolve
+
+
+def register(app: typer.Typer) -> None:
+    """Adds the verbs of this module."""
+    app.command(name="submit")(_asking(submit))
+    app.command(name="render")(_asking(render))
+
+
+def _asked(
+    model: opt.Model,
+    overrides: opt.Overrides = None,
+    gpus: opt.Gpus = None,
+    gpus_per_worker: opt.GpusPerWorker = None,
+    min_gpus: opt.MinGpus = None,
+    max_gpus: opt.MaxGpus = None,
+    local: opt.Local = False,
+    workers: opt.LocalWorkers = None,
+    min_workers: opt.MinWorkers = None,
+    max_workers: opt.MaxWorkers = None,
+    name: opt.Name = "",
+    image: opt.Image = "",
+    data: opt.Data = "",
+    val: opt.Val = "",
+    checkpoints: opt.Checkpoints = "",
+    namespace: opt.Namespace = "",
+    budget: opt.Budget = "",
+    stage: opt.Stage = "",
+    queue: opt.Queue = "",
+) -> None:
+    """The options that describe a job, whatever is done with it."""
+
+
+def _asking(command: Callable[..., None]) -> Callable[..., None]:
+    """The command as Typer sees it: in place of its Request, the options of `_asked`."""
+    asked = inspect.signature(_asked, eval_str=True).parameters
+    own = dict(inspect.signature(command, eval_str=True).parameters)
+    del own["request"]
+
+    @functools.wraps(command)
+    def parsed(context: typer.Context, **given: Any) -> None:
+        said = {key: given.pop(key) for key in asked}
+        said["overrides"] = tuple(said["overrides"] or ())
+        command(context, request=Request(**said), **given)
+
+    context = own.pop("context")
+    parameters = [context, *asked.values(), *own.values()]
+    parsed.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    parsed.__annotations__ = {entry.name: entry.annotation for entry in parameters}
+    return parsed
+
+
+def submit(
+    context: typer.Context,
+    request: Request,
+    dry_run: Annotated[
+        DryRun, typer.Option(help="client: print the checked objects, send nothing.")
+    ] = DryRun.none,
+    wait: Annotated[bool, typer.Option("--wait", help="Wait for the end; 7 if it failed.")] = False,
+    timeout: opt.Timeout = "",
+    output: opt.OutputFormat = Output.table,
+) -> None:
+    """Start a training run, or go on with an ended one of the same name.
+
+    Prints the job's name. The same command gives the same name, so it goes on where the run stood.
+
+    \b
+    Examples:
+      launcher submit --model resnet18 --local --data ./shards --val ./val epochs=3
+      launcher submit --model senet154 --gpus 64 --min-gpus 32 --dry-run=client
+      launcher submit --model my.yaml --local --workers 3 optim.lr=0.2 --wait --timeout 30m
+    """
+    if timeout and not wait:
+        raise UsageError(f"--timeout {timeout} needs --wait")
+    timeout_s = seconds(timeout, "--timeout") if timeout else None
+    if dry_run is DryRun.client:
+        _print_objects(_resolved(request), output)
+        return
+    resolved = _resolved(request)
+    if resolved.missing:
+        raise UsageError("; ".join(resolved.missing))
+    if not request.local or dry_run is DryRun.server:
+        where = "--dry-run=server" if dry_run is DryRun.server else "submit without --local"
+        raise LauncherError(
+            f"{where} asks a cluster, which this version does not do yet; send the objects by "
+            f"`launcher render --model {request.model} ... | kubectl apply -f -`"
+        )
+    from launcher import local, render
+
+    _tell_notes(resolved)
+    job = local.submit(render.render(resolved.spec))
+    tell(f"{job.name} runs on this machine; see `launcher logs -f {job.name}`")
+    if output is Output.name:
+        print(f"{KIND}/{job.name}")
+    elif output in (Output.json, Output.yaml):
+        from launcher.cli.jobs import document
+
+        emit(document(job), output)
+    else:
+        print(job.name, flush=True)
+    if wait:
+        manner: Manner = context.obj
+        wait_for_end(job.name, timeout_s, manner)
+
+
+def render(
+    context: typer.Context, request: Request, output: opt.OutputFormat = Output.yaml
+) -> None:
+    """Print the objects of a training run for kubectl, as submit --dry-run=client does.
+
+    \b
+    Examples:
+      launcher render --model senet154 --gpus 64 | kubectl apply -f -
+      launcher render --model dpn98 -o json optim.lr=0.2 | jq .items[2].spec
+    """
+    _print_objects(_resolved(request), output)
+
+
+def _resolved(request: Request) -> Resolved:
+    from launcher import settings
+
+    known = settings.load(os.environ, Path.cwd())
+    return resolve(request, known, _default_checkpoints)
+
+
+def _default_checkpoints(name: str) -> str:
+    from launcher import local
+
+    return local.default_checkpoints(name)
+
+
+def _tell_notes(resolved: Resolved) -> None:
+    for note in resolved.notes:
+        tell(f"note: {note}")
+
+
+def _print_objects(resolved: Resolved, output: Output) -> None:
+    from launcher import render
+
+    for line in resolved.missing:
+        warn(f"{line}; a placeholder stands in its place")
+    _tell_notes(resolved)
+    objects = render.render(resolved.spec)
+    wrong = render.problems(objects)
+    if wrong:
+        more = f" (and {len(wrong) - 1} more)" if len(wrong) > 1 else ""
+        raise LauncherError(f"{wrong[0]}{more}")
+    if output is Output.json:
+        print(render.to_json(objects))
+    elif output is Output.name:
+        print("\n".join(_name_of(thing) for thing in objects))
+    else:
+        sys.stdout.write(render.to_yaml(objects))
+
+
+def _name_of(thing: dict[str, Any]) -> str:
+    """As `kubectl -o name`: job.batch/x, service/x, pytorchjob.kubeflow.org/x."""
+    group = thing["apiVersion"].partition("/")[0] if "/" in thing["apiVersion"] else ""
+    kind = thing["kind"].lower()
+    return (
+        f"{kind}.{group}/{thing['metadata']['name']}"
+        if group
+        else f"{kind}/{thing['metadata']['name']}"
+    )

@@ -1,0 +1,353 @@
+"""From what was asked for to a JobSpec: recipe, overrides, flags and settings, each checked.
+
+For a value that several give: flag or override, then the job file, then the settings.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any, TypeVar
+
+from launcher import settings, spec
+from launcher.errors import UsageError
+from launcher.settings import Settings
+from launcher.spec import JobConfig, JobSpec, RendezvousConfig, Workers
+from trainer.config import TrainConfig, dump, parse
+
+PLACEHOLDER = "MISSING"
+"""Stands in a dry run where an image or an address has not been given."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """What the command line says; None or "" is not said."""
+
+    model: str
+    overrides: tuple[str, ...] = ()
+    local: bool = False
+    gpus: int | None = None
+    gpus_per_worker: int | None = None
+    min_gpus: int | None = None
+    max_gpus: int | None = None
+    workers: int | None = None
+    min_workers: int | None = None
+    max_workers: int | None = None
+    name: str = ""
+    image: str = ""
+    data: str = ""
+    val: str = ""
+    checkpoints: str = ""
+    namespace: str = ""
+    budget: str = ""
+    stage: str = ""
+    queue: str = ""
+
+
+@dataclass(frozen=True)
+class Resolved:
+    """A job and what a real submit would refuse it for."""
+
+    spec: JobSpec
+    missing: tuple[str, ...]
+    """A line for each value that stands as a placeholder: what it is and how to give it."""
+    notes: tuple[str, ...]
+    """What the user should know, a line each."""
+
+
+def resolve(
+    request: Request, known: Settings, default_checkpoints: Callable[[str], str]
+) -> Resolved:
+    """Raises UsageError or ConfigError, one line, for whatever cannot be meant.
+
+    default_checkpoints: gives a local run's folder by the job's name, where none was set.
+    """
+    _check_flags(request)
+    job, run, source = _recipe(request)
+    job = _place(request, job, known)
+    workers, ranks = _size(request, job)
+    missing: list[str] = []
+    if not request.local:
+        job = dataclasses.replace(job, image=_required("image", job.image, "--image", missing))
+    else:
+        job, run = _for_this_machine(request, job, run)
+    train = _address(request, "data", run.data.train, request.data or known.get("data"))
+    val = _address(request, "val", run.data.val, request.val or known.get("val"))
+    data = dataclasses.replace(run.data, train=_required("data", train, "--data", missing), val=val)
+    run = dataclasses.replace(run, data=data)
+    name = request.name or spec.default_name(run.model.name, _digest(job, workers, run))
+    spec.check_name(name)
+    address = _run_folder(request, known, run, name, missing, default_checkpoints)
+    run = dataclasses.replace(
+        run, name=name, checkpoint=dataclasses.replace(run.checkpoint, address=address)
+    )
+    resolved = JobSpec(name, job, workers, ranks, run, request.local)
+    _check_together(resolved, source)
+    return Resolved(resolved, tuple(missing), tuple(_notes(resolved)))
+
+
+def _for_this_machine(
+    request: Request, job: JobConfig, run: TrainConfig
+) -> tuple[JobConfig, TrainConfig]:
+    """Defaults that suit processes beside each other, where nothing else was asked for."""
+    if job.rendezvous == RendezvousConfig():
+        job = dataclasses.replace(job, rendezvous=spec.LOCAL_RENDEZVOUS)
+    if not any(override.startswith("log.metrics_port=") for override in request.overrides):
+        # A port belongs to the whole machine: two runs at once would meet there.
+        run = dataclasses.replace(run, log=dataclasses.replace(run.log, metrics_port=0))
+    return job, run
+
+
+def recipes() -> list[str]:
+    """Names of the packaged recipes."""
+    folder = resources.files("launcher").joinpath("jobs")
+    return sorted(
+        entry.name.removesuffix(".yaml")
+        for entry in folder.iterdir()
+        if entry.name.endswith(".yaml")
+    )
+
+
+def _check_flags(request: Request) -> None:
+    here, there = ("--local", "a cluster") if request.local else ("a cluster", "--local")
+    foreign = ("gpus", "min_gpus", "max_gpus") if request.local else (
+        "workers", "min_workers", "max_workers"
+    )  # fmt: skip
+    for field in foreign:
+        if getattr(request, field) is not None:
+            flag, instead = f"--{field.replace('_', '-')}", field.replace("gpus", "workers")
+            instead = field.replace("workers", "gpus") if instead == field else instead
+            raise UsageError(
+                f"{flag} does not go with {here}; it is for {there}, so give "
+                f"--{instead.replace('_', '-')}"
+            )
+    for field in (
+        "gpus",
+        "gpus_per_worker",
+        "workers",
+        "min_workers",
+        "max_workers",
+        "max_gpus",
+        "min_gpus",
+    ):
+        count = getattr(request, field)
+        if count is not None and count < 1:
+            raise UsageError(f"--{field.replace('_', '-')} is {count}, but at least 1 is allowed")
+
+
+def _recipe(request: Request) -> tuple[JobConfig, TrainConfig, str]:
+    """The job and run of a packaged recipe or of a job file, with the overrides applied."""
+    import yaml
+
+    text, source = _recipe_text(request.model)
+    try:
+        tree = yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f" in line {mark.line + 1}" if mark else ""
+        raise UsageError(
+            f"{source} is not valid YAML{where}: {getattr(error, 'problem', None) or 'unreadable'}"
+        ) from error
+    if not isinstance(tree, dict) or set(tree) - {"job", "run"}:
+        raise UsageError(f"{source} must hold the keys job and run (or one of them), nothing else")
+    for_job = [o.removeprefix("job.") for o in request.overrides if o.startswith("job.")]
+    for_run = [o for o in request.overrides if not o.startswith("job.")]
+    for override in for_run:
+        if override.partition("=")[0] == "name":
+            raise UsageError(f"override {override!r}: a run is called as its job; give --name")
+    return (
+        _section(JobConfig, tree, "job", for_job, source),
+        _section(TrainConfig, tree, "run", for_run, source),
+        source,
+    )
+
+
+def _recipe_text(model: str) -> tuple[str, str]:
+    """Text and name of the file that `--model` means: a packaged recipe, or the path of a YAML."""
+    if model.endswith((".yaml", ".yml")) or "/" in model:
+        try:
+            return Path(model).read_text(encoding="utf-8"), model
+        except (OSError, UnicodeDecodeError) as error:
+            reason = getattr(error, "strerror", None) or "not UTF-8 text"
+            raise UsageError(
+                f"cannot read the job file {model}: {reason}; give --model a path or one of "
+                f"{', '.join(recipes())}"
+            ) from error
+    if model not in recipes():
+        import difflib
+
+        near = difflib.get_close_matches(model, recipes(), 1)
+        hint = f"did you mean {near[0]}? " if near else ""
+        raise UsageError(
+            f"--model {model!r} is no packaged recipe; {hint}known are {', '.join(recipes())}, "
+            "or give the path of a YAML file"
+        )
+    recipe = resources.files("launcher").joinpath("jobs", f"{model}.yaml")
+    return recipe.read_text(encoding="utf-8"), f"{model}.yaml"
+
+
+T = TypeVar("T", JobConfig, TrainConfig)
+
+
+def _section(kind: type[T], tree: dict[str, Any], key: str, overrides: list[str], source: str) -> T:
+    import yaml
+
+    text = yaml.safe_dump(tree.get(key) or {})
+    return parse(kind, text, overrides, source=f"{key} of {source}", complete=False)
+
+
+def _place(request: Request, job: JobConfig, known: Settings) -> JobConfig:
+    """The job with flags over its own values over the settings, each checked."""
+    chosen: dict[str, Any] = {}
+    for key in (
+        "image",
+        "namespace",
+        "budget",
+        "queue",
+        "s3_secret",
+        "priority_class",
+        "gpu_product",
+    ):
+        chosen[key] = getattr(request, key, "") or getattr(job, key) or known.get(key)
+    chosen["stage"] = request.stage or known.get("stage") or job.stage
+    for key in ("namespace", "queue", "s3_secret", "priority_class"):
+        spec.check_object_name(chosen[key], key)
+    for key in ("budget", "stage", "gpu_product", "queue"):
+        spec.check_label(chosen[key], key)
+    if any(character.isspace() for character in chosen["image"]):
+        raise UsageError(
+            f"image {chosen['image']!r} holds a space; give registry/name:tag or @digest"
+        )
+    return dataclasses.replace(job, **chosen)
+
+
+def _size(request: Request, job: JobConfig) -> tuple[Workers, int]:
+    """Workers, and ranks of each."""
+    if request.local:
+        workers = spec.local_workers(
+            2 if request.workers is None else request.workers,
+            request.min_workers,
+            request.max_workers,
+        )
+        return workers, request.gpus_per_worker or 1
+    per_worker = request.gpus_per_worker or job.gpus_per_worker
+    if request.gpus is not None:
+        # The recipe's bounds belong to the recipe's number.
+        workers = spec.gpu_workers(
+            request.gpus, per_worker, request.min_gpus or 0, request.max_gpus or 0
+        )
+    else:
+        workers = spec.gpu_workers(
+            job.gpus, per_worker, request.min_gpus or job.min_gpus, request.max_gpus or job.max_gpus
+        )
+    return workers, per_worker
+
+
+def _address(request: Request, key: str, of_file: str, otherwise: str) -> str:
+    """An address by precedence; on this machine a path is made absolute."""
+    flag = getattr(request, key)
+    given = any(
+        o.startswith(f"data.{'train' if key == 'data' else 'val'}=") for o in request.overrides
+    )
+    if flag and given:
+        raise UsageError(
+            f"--{key} and the override data.{'train' if key == 'data' else 'val'} are both given; "
+            "give one of them"
+        )
+    chosen = spec.check_address(flag or of_file or otherwise, f"--{key}")
+    return _absolute(request, chosen)
+
+
+def _absolute(request: Request, address: str) -> str:
+    if request.local and address and "://" not in address:
+        return f"file://{Path(address).expanduser().resolve()}"
+    return address
+
+
+def _required(key: str, value: str, flag: str, missing: list[str]) -> str:
+    if value:
+        return value
+    missing.append(
+        f"{key} is not set; give {flag}, the variable {settings.variable(key)}, "
+        f"or {key} in {settings.PROJECT_FILE}"
+    )
+    return f"{PLACEHOLDER}-{key}"
+
+
+def _run_folder(
+    request: Request,
+    known: Settings,
+    run: TrainConfig,
+    name: str,
+    missing: list[str],
+    default_checkpoints: Callable[[str], str],
+) -> str:
+    """`<checkpoints>/<name>`, or what the job file or an override calls the run's folder itself."""
+    if request.checkpoints and run.checkpoint.address:
+        raise UsageError(
+            f"--checkpoints and checkpoint.address ({run.checkpoint.address}) are both given; "
+            "give one of them"
+        )
+    if run.checkpoint.address:
+        return _absolute(request, spec.check_address(run.checkpoint.address, "checkpoint.address"))
+    base = spec.check_address(request.checkpoints or known.get("checkpoints"), "--checkpoints")
+    if not base and request.local:
+        return default_checkpoints(name)
+    base = _required("checkpoints", _absolute(request, base), "--checkpoints", missing)
+    return f"{base.rstrip('/')}/{name}"
+
+
+def _digest(job: JobConfig, workers: Workers, run: TrainConfig) -> str:
+    """The same for the same job, so that the same command means the same job again."""
+    text = "\n".join([job.stage, job.budget, repr(workers), dump(run)])
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _check_together(resolved: JobSpec, source: str) -> None:
+    """What only shows once everything is known."""
+    job, run = resolved.job, resolved.run
+    ranks = resolved.workers.most * resolved.ranks_per_worker
+    if ranks > run.data.lanes:
+        raise UsageError(
+            f"{resolved.workers.most} workers have {ranks} ranks, but data.lanes of {source} is "
+            f"{run.data.lanes} and each rank needs one; lower the size or raise data.lanes"
+        )
+    if job.shutdown_timeout_s >= job.grace_s:
+        raise UsageError(
+            f"job.shutdown_timeout_s ({job.shutdown_timeout_s}) of {source} must be below "
+            f"job.grace_s ({job.grace_s}), or a pod is killed before its ranks have left"
+        )
+    if run.checkpoint.deadline_s >= job.shutdown_timeout_s:
+        raise UsageError(
+            f"checkpoint.deadline_s ({run.checkpoint.deadline_s:g}) of {source} must be below "
+            f"job.shutdown_timeout_s ({job.shutdown_timeout_s}), or the last save is cut off"
+        )
+    if job.shm_per_gpu_gib >= job.memory_per_gpu_gib:
+        raise UsageError(
+            f"job.shm_per_gpu_gib ({job.shm_per_gpu_gib}) of {source} must be below "
+            f"job.memory_per_gpu_gib ({job.memory_per_gpu_gib}), since it counts against it"
+        )
+
+
+def _notes(resolved: JobSpec) -> list[str]:
+    notes = []
+    uneven = spec.uneven_worlds(resolved)
+    if uneven:
+        sizes = ", ".join(f"{workers} ({ranks}): {share:.1%}" for workers, ranks, share in uneven)
+        notes.append(
+            f"{resolved.run.data.lanes} lanes do not divide evenly among workers (ranks); "
+            f"share of the ranks' time used: {sizes}"
+        )
+    if not resolved.local:
+        for key, address in (
+            ("data.train", resolved.run.data.train),
+            ("data.val", resolved.run.data.val),
+            ("checkpoint.address", resolved.run.checkpoint.address),
+        ):
+            if address and not address.startswith(("s3://", PLACEHOLDER)):
+                notes.append(f"{key} {address} is a path: pods see only what their image holds")
+    return notes
