@@ -1,0 +1,482 @@
+"""Operator and kubelet of one run: keeps its rendezvous and its workers' agents alive, to the end.
+
+    python -m launcher.local.supervisor NAME --lock-fd N
+
+`submit` starts it, in a session of its own, so it outlives the terminal. It takes its orders from
+desired.json and cancel.json and is the only writer of status.json (`folder.py`).
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from launcher.errors import LauncherError
+from launcher.local import processes
+from launcher.local.folder import Folder, iso, state_root
+from launcher.local.job import HOST, Job, at_port, clean_environment, read_objects
+from launcher.local.restarts import Record, back_off_s, last_words
+from launcher.status import Event, JobState, JobStatus, WorkerState, WorkerStatus
+
+logger = logging.getLogger(__name__)
+
+TICK_S = 0.1
+HEARTBEAT_S = 5.0
+"""status.json is written at least this often, so a lost supervisor's worker-seconds are known."""
+FINISH_S = 30.0
+"""After one worker succeeded, the others have this long to finish as well."""
+MESSAGE_MOST_BYTES = 4096
+"""What the kubelet reads of a termination message."""
+
+
+@dataclass
+class Process:
+    """A container's stand-in: the rendezvous, or one worker's agent with all its descendants."""
+
+    name: str
+    record: Record = field(default_factory=Record)
+    running: subprocess.Popen[bytes] | None = None
+    attempt: int = 0
+    started_at: float = 0.0
+    """Unix seconds."""
+    started_mono: float = 0.0
+    start_due: float = 0.0
+    """Monotonic; not started again before, because of the back-off."""
+    kill_due: float | None = None
+    """Monotonic; SIGTERM was sent, SIGKILL follows then."""
+    log_start: int = 0
+    """Where this attempt begins in the log, in bytes."""
+    reason: str = ""
+    has_succeeded: bool = False
+    message_seen_ns: int = 0
+
+    @property
+    def index(self) -> int:
+        return int(self.name.removeprefix("worker-"))
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """How the run ends; its processes are being ended."""
+
+    state: Literal["Succeeded", "Failed", "Cancelled"]
+    reason: str
+
+
+class Supervisor:
+    """Runs one job. All times are of this process's monotonic clock unless named otherwise."""
+
+    def __init__(
+        self, folder: Folder, job: Job, directory: str, submission: str, charged_s: float
+    ) -> None:
+        """directory: where the workers run. charged_s: worker-seconds of earlier submissions."""
+        self.folder = folder
+        self.job = job
+        self.directory = directory
+        self.submission = submission
+        self.rendezvous = Process("rendezvous")
+        self.workers: dict[int, Process] = {}
+        self.desired = 0
+        self.port = 0
+        self.restarts = 0
+        self.charged_s = charged_s
+        self.created_at = time.time()
+        self.started_at: float | None = None
+        self.ended_at: float | None = None
+        self.verdict: Verdict | None = None
+        self.grace_s = job.grace_s
+        self.stop_due = 0.0
+        self.is_terminated = False
+        self._written = ""
+        self._written_at = 0.0
+
+    # -- the loop
+
+    def run(self) -> None:
+        """Until the job has ended and none of its processes is left."""
+        self.event("Normal", "Created", "job", f"created with {self.job.workers} workers")
+        while self.ended_at is None:
+            self.tick(time.monotonic())
+            time.sleep(TICK_S)
+        shutil.rmtree(self.folder.elastic, ignore_errors=True)
+
+    def tick(self, now: float) -> None:
+        self.obey(now)
+        for process in (self.rendezvous, *list(self.workers.values())):
+            self.poll(process, now)
+        if self.verdict is None:
+            self.keep_up(now)
+        else:
+            self.wind_up(now)
+        processes.clear_adopted(self.child_ids())
+        self.write_status()
+
+    def obey(self, now: float) -> None:
+        """Orders of scale and cancel, and of whoever ends this process."""
+        desired = (self.folder.read("desired.json") or {}).get("workers", self.job.workers)
+        if desired != self.desired and self.verdict is None:
+            if self.desired:
+                message = f"scaled from {self.desired} to {desired} workers"
+                self.event("Normal", "Scaled", "job", message)
+            self.desired = desired
+        order = self.folder.read("cancel.json")
+        if self.is_terminated and order is None:
+            order = {"reason": "the supervisor was told to end (SIGTERM)"}
+        if order is not None and (self.verdict is None or self.verdict.state == "Succeeded"):
+            grace_s = order.get("grace_s")
+            self.grace_s = self.job.grace_s if grace_s is None else float(grace_s)
+            self.end("Cancelled", order.get("reason", "cancelled by the user"), now)
+
+    def keep_up(self, now: float) -> None:
+        """As many workers as are wanted, and their rendezvous."""
+        for process in list(self.workers.values()):
+            if process.index >= self.desired:
+                if process.running is None:
+                    del self.workers[process.index]
+                elif process.kill_due is None:
+                    self.terminate(process, now)
+        for index in range(self.desired):
+            self.workers.setdefault(index, Process(f"worker-{index}"))
+        if self.rendezvous.running is None and now >= self.rendezvous.start_due:
+            self.start_rendezvous(now)
+        for process in self.workers.values():
+            is_wanted = process.index < self.desired and not process.has_succeeded
+            if is_wanted and process.running is None and now >= process.start_due:
+                self.start_worker(process, now)
+
+    def wind_up(self, now: float) -> None:
+        """The end is decided: workers first, then the rendezvous, which they still need."""
+        alive = [each for each in self.workers.values() if each.running is not None]
+        for process in alive:
+            if now >= self.stop_due and process.kill_due is None:
+                self.terminate(process, now)
+        if alive:
+            return
+        if self.rendezvous.running is None:
+            self.close()
+        elif self.rendezvous.kill_due is None:
+            self.terminate(self.rendezvous, now, grace_s=5.0)
+
+    def end(
+        self, state: Literal["Succeeded", "Failed", "Cancelled"], reason: str, now: float
+    ) -> None:
+        """Decides how the run ends."""
+        self.verdict = Verdict(state, reason)
+        self.stop_due = now + (FINISH_S if state == "Succeeded" else 0.0)
+        if state == "Failed":
+            self.event("Warning", "Failed", "job", reason)
+        elif state == "Cancelled":
+            self.event("Normal", "Cancelled", "job", reason)
+
+    def close(self) -> None:
+        assert self.verdict is not None
+        processes.signal_marked(processes.mark(self.folder.path), signal.SIGKILL, whole=False)
+        self.ended_at = time.time()
+        if self.verdict.state == "Succeeded":
+            self.event(
+                "Normal", "Completed", "job", f"completed after {self.charged_s:.0f} worker-s"
+            )
+
+    # -- starting
+
+    def start_rendezvous(self, now: float) -> None:
+        """On the same port as before if it can be had, since the agents know no other."""
+        if not self.port or not processes.is_free(self.port, HOST):
+            self.port = processes.free_port(HOST)
+            for worker in self.workers.values():
+                if worker.running is not None and worker.kill_due is None:
+                    self.terminate(worker, now, grace_s=5.0)
+        command = at_port(self.job.rendezvous, self.port)
+        self.start(self.rendezvous, command, dict(self.job.rendezvous_env), now)
+
+    def start_worker(self, worker: Process, now: float) -> None:
+        job = self.job
+        environment = {
+            # One worker's share of the cores. It stays when the number of workers changes: sums
+            # over another number of threads round differently.
+            "OMP_NUM_THREADS": str(
+                max(1, len(os.sched_getaffinity(0)) // (job.workers * job.num_processes))
+            ),
+            **{key: os.environ[key] for key in ("OMP_NUM_THREADS",) if key in os.environ},
+            **job.worker_env,
+            "PET_RDZV_ENDPOINT": f"{HOST}:{self.port}",
+            "PET_LOG_DIR": str(self.folder.elastic),
+            "TERMINATION_MESSAGE_PATH": str(self.message_path(worker)),
+        }
+        self.message_path(worker).unlink(missing_ok=True)
+        worker.message_seen_ns = 0
+        if worker.attempt:
+            self.restarts += 1
+        self.start(worker, job.worker, environment, now)
+        self.started_at = self.started_at or worker.started_at
+
+    def start(
+        self, process: Process, command: tuple[str, ...], environment: dict[str, str], now: float
+    ) -> None:
+        environment = {
+            **clean_environment(os.environ),
+            **environment,
+            processes.MARK: processes.mark(self.folder.path, process.name),
+        }
+        process.attempt += 1
+        process.kill_due = None
+        process.started_at, process.started_mono = time.time(), now
+        with self.folder.log(process.name).open("ab") as log:
+            header = f"--- {process.name}, start {process.attempt}, {iso(process.started_at)} ---\n"
+            log.write(header.encode())
+            log.flush()
+            process.log_start = log.tell()
+            try:
+                process.running = subprocess.Popen(
+                    command,
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=subprocess.STDOUT,
+                    env=environment,
+                    cwd=self.directory,
+                    start_new_session=True,
+                )
+            except OSError as error:
+                process.reason = f"cannot run {command[0]!r} in {self.directory}: {error.strerror}"
+                self.end("Failed", f"{process.name}: {process.reason}", now)
+                return
+        message = f"started {process.name} (process {process.running.pid})"
+        self.event("Normal", "Started", process.name, message)
+
+    # -- ending
+
+    def terminate(self, process: Process, now: float, grace_s: float | None = None) -> None:
+        """SIGTERM to the agent alone, as a container's first process gets it; SIGKILL follows."""
+        assert process.running is not None
+        process.running.terminate()
+        process.kill_due = now + (self.grace_s if grace_s is None else grace_s)
+        self.event("Normal", "Killing", process.name, f"stopping {process.name}")
+
+    def poll(self, process: Process, now: float) -> None:
+        """Takes note of the process's messages and of its end."""
+        if process.running is None:
+            return
+        is_worker = process is not self.rendezvous
+        if is_worker:
+            self.read_message(process, now)
+        code = process.running.poll()
+        if code is None:
+            if process.kill_due is not None and now >= process.kill_due:
+                message = f"{process.name} did not end in its grace period"
+                self.event("Warning", "Killing", process.name, message)
+                process.running.kill()
+                process.kill_due = float("inf")
+            return
+        # A container ends with its first process; torchrun's children have sessions of their own.
+        mine = processes.mark(self.folder.path, process.name)
+        while processes.signal_marked(mine, signal.SIGKILL, whole=True):
+            time.sleep(0.01)
+            processes.clear_adopted(self.child_ids())
+        process.running = None
+        if is_worker:
+            self.charged_s += now - process.started_mono
+            self.worker_ended(process, code, now)
+        else:
+            self.rendezvous_ended(code, now)
+
+    def worker_ended(self, worker: Process, code: int, now: float) -> None:
+        """What follows from an agent's end."""
+        is_ordered = worker.kill_due is not None
+        worker.kill_due = None
+        self.read_message(worker, now)
+        told = worker.reason if worker.message_seen_ns else ""
+        self.message_path(worker).unlink(missing_ok=True)
+        if code == 0 and not (is_ordered and self.verdict is None):
+            worker.has_succeeded = True
+            worker.reason = ""
+            self.event("Normal", "Completed", worker.name, f"{worker.name} finished")
+            if self.verdict is None:
+                self.end("Succeeded", "", now)
+            return
+        worker.reason = told or f"{describe(code)}: {last_words(self.attempt_log(worker))}"
+        if is_ordered:
+            self.event("Normal", "Killed", worker.name, f"{worker.name} ended: {worker.reason}")
+            return
+        self.event("Warning", "Failed", worker.name, f"{describe(code)}: {worker.reason}")
+        verdict = worker.record.ended(now - worker.started_mono, code, worker.reason)
+        if self.verdict is None and verdict:
+            self.end("Failed", f"{worker.name}: {verdict}", now)
+        elif self.verdict is None:
+            wait_s = back_off_s(worker.record.failures)
+            worker.start_due = now + wait_s
+            message = f"back-off {wait_s:.0f} s restarting {worker.name}"
+            self.event("Warning", "BackOff", worker.name, message)
+
+    def rendezvous_ended(self, code: int, now: float) -> None:
+        """It is started again at once wherever it is lost; without it no worker gets anywhere."""
+        is_ordered = self.rendezvous.kill_due is not None
+        self.rendezvous.kill_due = None
+        if code == 0 or is_ordered:
+            self.event("Normal", "Completed", "rendezvous", f"rendezvous ended: {describe(code)}")
+            return
+        reason = f"{describe(code)}: {last_words(self.attempt_log(self.rendezvous))}"
+        self.rendezvous.reason = reason
+        self.event("Warning", "Failed", "rendezvous", reason)
+        verdict = self.rendezvous.record.ended(now - self.rendezvous.started_mono, code, reason)
+        if self.verdict is None and verdict:
+            self.end("Failed", f"rendezvous: {verdict}", now)
+        failures = self.rendezvous.record.failures
+        self.rendezvous.start_due = now if failures == 1 else now + back_off_s(failures - 1)
+
+    # -- what processes tell
+
+    def message_path(self, worker: Process) -> Path:
+        return self.folder.termination / worker.name
+
+    def read_message(self, worker: Process, now: float) -> None:
+        """A trainer's last words, also of one that its agent has started again meanwhile."""
+        path = self.message_path(worker)
+        try:
+            written_ns = path.stat().st_mtime_ns
+            if written_ns == worker.message_seen_ns:
+                return
+            with path.open("rb") as file:
+                text = file.read(MESSAGE_MOST_BYTES).decode(errors="replace").strip()
+        except FileNotFoundError:
+            return
+        if not text:
+            return
+        worker.message_seen_ns = written_ns
+        worker.reason = text
+        verdict = worker.record.told(text, now)
+        if worker.kill_due is None and self.verdict is None:
+            self.event("Warning", "TrainerEnded", worker.name, text)
+            if verdict:
+                self.end("Failed", f"{worker.name}: {verdict}", now)
+
+    def attempt_log(self, process: Process) -> list[str]:
+        """The last lines of the process's present attempt."""
+        with self.folder.log(process.name).open("rb") as log:
+            end = log.seek(0, os.SEEK_END)
+            log.seek(max(process.log_start, end - 64_000))
+            return log.read().decode(errors="replace").splitlines()
+
+    def event(
+        self, kind: Literal["Normal", "Warning"], reason: str, about: str, message: str
+    ) -> None:
+        logger.info("%s %s: %s", about, reason, message)
+        self.folder.add_event(Event(iso(time.time()), kind, reason, about, message))
+
+    # -- what is told
+
+    def child_ids(self) -> set[int]:
+        children = (self.rendezvous, *self.workers.values())
+        return {each.running.pid for each in children if each.running is not None}
+
+    def state(self) -> JobState:
+        if self.verdict is not None and self.ended_at is not None:
+            return self.verdict.state
+        if self.started_at is None:
+            return "Created"
+        wanted = [self.workers.get(index) for index in range(self.desired)]
+        is_whole = all(each is not None and each.running is not None for each in wanted)
+        return "Running" if is_whole or self.verdict is not None else "Restarting"
+
+    def write_status(self) -> None:
+        """Writes status.json when something changed, and now and then for the worker-seconds."""
+        workers = tuple(worker_status(each) for _, each in sorted(self.workers.items()))
+        status = JobStatus(
+            name=self.job.name,
+            backend="local",
+            state=self.state(),
+            model=self.job.model,
+            workers_desired=self.desired,
+            workers_running=sum(each.pid is not None for each in workers),
+            workers_least=self.job.least,
+            workers_most=self.job.most,
+            restarts=self.restarts,
+            created_at=iso(self.created_at),
+            started_at=iso(self.started_at) if self.started_at else None,
+            ended_at=iso(self.ended_at) if self.ended_at else None,
+            worker_s=0.0,
+            reason=self.verdict.reason if self.verdict else "",
+            checkpoints=self.job.checkpoints,
+            workers=workers,
+        )
+        content = asdict(status)
+        now = time.monotonic()
+        if str(content) == self._written and now - self._written_at < HEARTBEAT_S:
+            return
+        self._written, self._written_at = str(content), now
+        running_s = sum(now - each.started_mono for each in self.workers.values() if each.running)
+        content["worker_s"] = round(self.charged_s + running_s, 3)
+        content["as_of"] = time.time()
+        content["submission"] = self.submission
+        content["supervisor"] = os.getpid()
+        content["rendezvous"] = self.rendezvous.running.pid if self.rendezvous.running else None
+        self.folder.write("status.json", content)
+
+
+def worker_status(worker: Process) -> WorkerStatus:
+    state: WorkerState
+    if worker.running is not None:
+        state = "Running" if worker.kill_due is None else "Terminating"
+    elif worker.has_succeeded:
+        state = "Succeeded"
+    else:
+        state = "Failed" if worker.attempt else "Pending"
+    return WorkerStatus(
+        index=worker.index,
+        state=state,
+        pid=worker.running.pid if worker.running else None,
+        restarts=max(0, worker.attempt - 1),
+        started_at=iso(worker.started_at) if worker.attempt else None,
+        reason=worker.reason,
+    )
+
+
+def describe(code: int) -> str:
+    """An exit code as subprocess gives it, in words."""
+    return f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="launcher.local.supervisor")
+    parser.add_argument("name")
+    parser.add_argument("--lock-fd", type=int, help="descriptor that holds the run's lock")
+    flags = parser.parse_args(argv)
+    folder = Folder(state_root() / flags.name)
+    lock = folder.lock() if flags.lock_fd is None else flags.lock_fd
+    if lock is None:
+        print(f"run {flags.name!r} has a supervisor already", file=sys.stderr)
+        return 5
+    os.set_inheritable(lock, False)  # the lock must not outlive this process in a worker
+    # An intermediate process ends at once, so the supervisor is nobody's child to wait for.
+    if os.fork():
+        os._exit(0)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    submitted = folder.read("objects.json")
+    assert submitted is not None
+    try:
+        supervisor = Supervisor(
+            folder,
+            read_objects(submitted["objects"]),
+            submitted["directory"],
+            submitted["submission"],
+            (folder.read("status.json") or {}).get("worker_s", 0.0),
+        )
+    except LauncherError as error:
+        logger.error("%s", error)
+        return error.exit_code
+    processes.adopt_orphans()
+    signal.signal(signal.SIGTERM, lambda *_: setattr(supervisor, "is_terminated", True))
+    supervisor.run()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
