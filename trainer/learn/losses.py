@@ -15,12 +15,11 @@ from torch.nn import functional
 def cross_entropy(logits: Tensor, labels: Tensor, smoothing: float) -> Tensor:
     """Cross entropy against (1 - smoothing) at the label and smoothing spread over all classes.
 
-    logits: (b, K); labels: (b,) int64; smoothing 0-1. Returns (b,) float32.
+    logits: (b, K); labels: (b,) int64; smoothing 0-1. Returns (b,), in float32 at least.
     Source: Szegedy et al., arXiv:1512.00567.
     """
-    return functional.cross_entropy(
-        logits.float(), labels, label_smoothing=smoothing, reduction="none"
-    )
+    precise = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    return functional.cross_entropy(precise, labels, label_smoothing=smoothing, reduction="none")
 
 
 def mixup(pixels: Tensor, share: float) -> Tensor:

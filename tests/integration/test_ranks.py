@@ -1,0 +1,123 @@
+"""One update on several real ranks: the gradient is that of one rank, whatever the split."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.multiprocessing.spawn import spawn
+
+from trainer.config import InputConfig, OptimConfig, UpdateConfig, WorldConfig
+from trainer.data import order, stream
+from trainer.learn import engine
+from trainer.world import join
+
+SAMPLES, LANES, CLASSES, SIZE = 64, 12, 5, 8
+
+
+class Double(nn.Module):
+    """float64 from here on."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.double()
+
+
+def network(norm: bool) -> nn.Module:
+    torch.manual_seed(7)
+    middle = nn.BatchNorm2d(6) if norm else nn.Identity()
+    return nn.Sequential(
+        Double(), nn.Conv2d(3, 6, 3), middle, nn.ReLU(), nn.Flatten(), nn.Linear(6 * 36, CLASSES)
+    ).double()
+
+
+def batches(step: stream.Step, micro: int) -> Iterator[stream.Batch]:
+    """The parts of a step with pixels and labels that depend on the id alone."""
+    for part in range(step.num_micros):
+        ids = step.ids[part * micro : (part + 1) * micro]
+        count = max(1, len(ids))
+        pixels = torch.zeros(count, 3, SIZE, SIZE, dtype=torch.uint8)
+        labels, weights = torch.zeros(count, dtype=torch.int64), torch.zeros(count)
+        for row, sample in enumerate(ids):
+            draw = torch.Generator().manual_seed(sample)
+            pixels[row] = torch.randint(0, 255, (3, SIZE, SIZE), generator=draw)
+            labels[row], weights[row] = sample % CLASSES, 0.5 + sample % 3
+        yield stream.Batch(stream.Part(step, ids), pixels, labels, weights)
+
+
+def rank_main(rank: int, size: int, port: int, micro: int, norm: bool, out: str) -> None:
+    os.environ.update(
+        RANK=str(rank), WORLD_SIZE=str(size), MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port)
+    )
+    world = join(WorldConfig(threads=1, timeout_s=60))
+    config = UpdateConfig(micro_batch=micro, mixup=0, label_smoothing=0.1)
+    optim = OptimConfig(lr=0.05, clip_norm=1.0)
+    state = engine.build(
+        network(norm),
+        world,
+        optim=optim,
+        update=config,
+        input=InputConfig(size_px=SIZE),
+        seed=0,
+        precision="fp32",
+        layout="nchw",
+    )
+    shards = torch.arange(SAMPLES).numpy().astype("u4") // 9
+    built = order.build(shards, None, lanes=LANES, window=5, seed=1, epoch=0)
+    plan = stream.Plan(
+        lambda epoch: built,
+        seen=0,
+        stop=SAMPLES,
+        num_samples=SAMPLES,
+        global_batch=25,  # neither a multiple of the lanes nor of the ranks
+        micro_batch=micro,
+        rank=rank,
+        world=size,
+    )
+    for step in plan.steps():
+        engine.update(
+            config,
+            optim,
+            state,
+            step,
+            batches(step, micro),
+            ema_half_life_samples=100,
+            ask=lambda: world.ask(),
+        )
+        world.agree()
+    if rank == 0:
+        torch.save(
+            {k: v for k, v in state.tensors().items() if v.is_floating_point()}, f"{out}/state.pt"
+        )
+    torch.distributed.destroy_process_group()
+
+
+def trained(size: int, micro: int, norm: bool, folder: Path) -> dict[str, Tensor]:
+    folder.mkdir()
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    spawn(rank_main, (size, port, micro, norm, str(folder)), nprocs=size)
+    state: dict[str, Tensor] = torch.load(folder / "state.pt", weights_only=True)
+    return state
+
+
+@pytest.mark.parametrize(("size", "micro"), [(1, 4), (2, 3), (3, 64)])
+def test_8_any_split_gives_the_gradient_of_one_rank(size: int, micro: int, tmp_path: Path) -> None:
+    whole = trained(1, 64, False, tmp_path / "whole")
+    split = trained(size, micro, False, tmp_path / "split")
+    for name, value in whole.items():
+        assert (value - split[name]).abs().max() < 1e-12, name
+
+
+def test_with_batch_norm_the_split_moves_the_weights_a_little(tmp_path: Path) -> None:
+    """Statistics are of a rank's own pictures, so two ranks differ from one; stated: 5 %."""
+    whole = trained(1, 64, True, tmp_path / "whole")
+    split = trained(2, 64, True, tmp_path / "split")
+    for name in ("model.1.weight", "model.5.weight"):
+        change = (whole[name] - split[name]).norm() / whole[name].norm()
+        assert 0 < change < 0.05
