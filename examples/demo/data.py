@@ -202,8 +202,7 @@ def draw(digit: NDArray[np.float64], rng: Generator) -> bytes:
         max(-top, 0) :, max(-left, 0) :
     ][: height - max(top, 0), : width - max(left, 0)]
 
-    light, dark = rng.uniform(150, 255, 3), rng.uniform(0, 90, 3)
-    ground, pen = (light, dark) if rng.random() < 0.7 else (dark, light)
+    ground, pen = rng.uniform(150, 255, 3), rng.uniform(0, 90, 3)
     slope = np.linspace(-1, 1, height)[:, None] * rng.uniform(-30, 30)
     slope = slope + np.linspace(-1, 1, width) * rng.uniform(-30, 30)
     paper = ground + slope[..., None] + rng.normal(0, 6, (height, width, 1))
