@@ -53,7 +53,7 @@ def submit(objects: Sequence[Mapping[str, Any]]) -> JobStatus:
     if lock is None:
         raise Conflict(
             f"run {job.name!r} exists and is running on this machine; choose another name, "
-            f"or end it with: launcher cancel {job.name} --local"
+            f"or end it with: launcher cancel {job.name}"
         )
     try:
         end_leftovers(folder)
@@ -158,7 +158,7 @@ def read_status(folder: Folder) -> JobStatus:
         running_s = max(0.0, time.time() - as_of) * found.workers_running
         return replace(found, worker_s=round(found.worker_s + running_s, 3))
     left = len(processes.marked(processes.mark(folder.path), whole=False))
-    verb = f"launcher cancel {folder.name} --local"
+    verb = f"launcher cancel {folder.name}"
     return replace(
         found,
         state="Failed",
@@ -281,9 +281,7 @@ def delete(name: str, force: bool = False) -> None:
     folder = find(name)
     if folder.is_supervised():
         if not force:
-            raise Conflict(
-                f"run {name!r} is running; end it first with: launcher cancel {name} --local"
-            )
+            raise Conflict(f"run {name!r} is running; end it first with: launcher cancel {name}")
         cancel(name, grace_s=10.0)
     lock = folder.lock()
     if lock is None:

@@ -36,6 +36,8 @@ FINISH_S = 30.0
 """After one worker succeeded, the others have this long to finish as well."""
 MESSAGE_MOST_BYTES = 4096
 """What the kubelet reads of a termination message."""
+LOG_TAIL_BYTES = 64_000
+"""Where a failed process's last error is looked for."""
 
 
 @dataclass
@@ -302,11 +304,11 @@ class Supervisor:
             if self.verdict is None:
                 self.end("Succeeded", "", now)
             return
-        worker.reason = told or f"{describe(code)}: {last_words(self.attempt_log(worker))}"
+        worker.reason = told or (describe(code) if is_ordered else self.why(worker, code))
         if is_ordered:
             self.event("Normal", "Killed", worker.name, f"{worker.name} ended: {worker.reason}")
             return
-        self.event("Warning", "Failed", worker.name, f"{describe(code)}: {worker.reason}")
+        self.event("Warning", "Failed", worker.name, worker.reason)
         verdict = worker.record.ended(now - worker.started_mono, code, worker.reason)
         if self.verdict is None and verdict:
             self.end("Failed", f"{worker.name}: {verdict}", now)
@@ -323,7 +325,7 @@ class Supervisor:
         if code == 0 or is_ordered:
             self.event("Normal", "Completed", "rendezvous", f"rendezvous ended: {describe(code)}")
             return
-        reason = f"{describe(code)}: {last_words(self.attempt_log(self.rendezvous))}"
+        reason = self.why(self.rendezvous, code)
         self.rendezvous.reason = reason
         self.event("Warning", "Failed", "rendezvous", reason)
         verdict = self.rendezvous.record.ended(now - self.rendezvous.started_mono, code, reason)
@@ -358,12 +360,15 @@ class Supervisor:
             if verdict:
                 self.end("Failed", f"{worker.name}: {verdict}", now)
 
-    def attempt_log(self, process: Process) -> list[str]:
-        """The last lines of the process's present attempt."""
+    def why(self, process: Process, code: int) -> str:
+        """The reason of an end without a message, from the exit code and the attempt's log."""
+        if code in (-signal.SIGKILL, -signal.SIGTERM):
+            return describe(code)  # it came from outside; what it had written before is not why
         with self.folder.log(process.name).open("rb") as log:
             end = log.seek(0, os.SEEK_END)
-            log.seek(max(process.log_start, end - 64_000))
-            return log.read().decode(errors="replace").splitlines()
+            log.seek(max(process.log_start, end - LOG_TAIL_BYTES))
+            words = last_words(log.read().decode(errors="replace").splitlines())
+        return f"{describe(code)}: {words}" if words else describe(code)
 
     def event(
         self, kind: Literal["Normal", "Warning"], reason: str, about: str, message: str
