@@ -90,7 +90,9 @@ class Keeper:
     def claim(self) -> int:
         """Takes the next generation's number for this group."""
         for _ in range(CLAIMS):
-            number = 1 + max(self._numbers(), default=0)
+            taken = restore.generations(self._store, restore.GENERATIONS, restore.FENCES)
+            steps = restore.committed(self._store.list(restore.STEPS))
+            number = 1 + max(taken | {step.generation for step in steps}, default=0)
             claim = {"generation": number, "run": self._run, "token": uuid.uuid4().hex}
             try:
                 self._store.create(
@@ -104,17 +106,6 @@ class Keeper:
             f"no generation to claim under {self._store.address}: {CLAIMS} others came first; "
             "end the groups that start there again and again"
         )
-
-    def _numbers(self) -> set[int]:
-        """Every generation that has left a trace."""
-        claims = [entry.key for entry in self._store.list(restore.GENERATIONS)]
-        steps = [Step.of(entry.key) for entry in self._store.list(restore.STEPS)]
-        return (
-            {_number(key) for key in claims} | self._fenced() | {s.generation for s in steps if s}
-        )
-
-    def _fenced(self) -> set[int]:
-        return {_number(entry.key) for entry in self._store.list(restore.FENCES)}
 
     def choose(self, like: Mapping[str, Tensor] | None = None) -> Manifest | None:
         """The newest checkpoint that counts and verifies; None for a fresh start.
@@ -153,7 +144,7 @@ class Keeper:
             self.last_update = parent.update
 
     def _check_superseded(self) -> None:
-        newer = max(self._fenced(), default=0)
+        newer = max(restore.generations(self._store, restore.FENCES), default=0)
         if newer > self.generation:
             self.superseded_by = newer
             raise Superseded(
@@ -322,8 +313,3 @@ class Keeper:
 
 
 _EXPECTED = (StorageError, CheckpointError, OSError)
-
-
-def _number(key: str) -> int:
-    digits = key.rpartition("/")[2].partition(".")[0]
-    return int(digits) if digits.isdecimal() else 0

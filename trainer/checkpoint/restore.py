@@ -96,6 +96,13 @@ def committed(entries: Iterable[Entry]) -> list[Step]:
     return [step for key, step in steps if step is not None and key == step.manifest_key]
 
 
+def generations(store: Store, *folders: str) -> set[int]:
+    """The generations that were claimed; with other folders, those that left an object there."""
+    entries = [entry for folder in folders or (GENERATIONS,) for entry in store.list(folder)]
+    names = (entry.key.rpartition("/")[2].removesuffix(".json") for entry in entries)
+    return {int(name) for name in names if name.isdecimal()}
+
+
 def read_fences(store: Store, steps: Iterable[Step]) -> list[Fence]:
     """All fences. One that is damaged or lost is drawn again from its generation's manifests."""
     fences = {}

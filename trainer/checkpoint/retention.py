@@ -9,7 +9,7 @@ from collections import defaultdict
 from collections.abc import Collection
 
 from trainer.checkpoint.lineage import Fence, Step, kept, valid
-from trainer.checkpoint.restore import STEPS, committed, read_fences
+from trainer.checkpoint.restore import STEPS, committed, generations, read_fences
 from trainer.storage import NotFound, Store
 
 logger = logging.getLogger(__name__)
@@ -27,8 +27,13 @@ def prune(
 
     fence: the caller's own. verified: a step known to be whole; it stays whatever the rules say.
     untouchable: attempts whose manifest may still appear. A manifest goes before its objects, so
-    that whatever is visible is whole. Does nothing once a newer generation has begun.
+    that whatever is visible is whole.
+
+    Does nothing once a newer generation is claimed: it may be reading what would go here, or have
+    chosen it as its parent without having said so yet.
     """
+    if max(generations(store), default=0) > fence.generation:
+        return 0
     folders: dict[Step, list[str]] = defaultdict(list)
     entries = store.list(STEPS)
     for entry in entries:
@@ -37,8 +42,6 @@ def prune(
             folders[step].append(entry.key)
     steps = committed(entries)
     fences = {found.generation: found for found in read_fences(store, steps)}
-    if max(fences, default=0) > fence.generation:
-        return 0
     line = valid(steps, (fences | {fence.generation: fence}).values())
     scores = read_scores(store, [step for step in line if step.score_key in folders[step]])
     keep = kept(line, scores, keep_last, keep_best) | {verified}
