@@ -15,37 +15,13 @@ from typing import Any, TypeVar
 
 from launcher import settings, spec
 from launcher.errors import UsageError
+from launcher.request import Request
 from launcher.settings import Settings
 from launcher.spec import JobConfig, JobSpec, RendezvousConfig, Workers
 from trainer.config import TrainConfig, dump, parse
 
 PLACEHOLDER = "MISSING"
 """Stands in a dry run where an image or an address has not been given."""
-
-
-@dataclass(frozen=True)
-class Request:
-    """What the command line says; None or "" is not said."""
-
-    model: str
-    overrides: tuple[str, ...] = ()
-    local: bool = False
-    gpus: int | None = None
-    gpus_per_worker: int | None = None
-    min_gpus: int | None = None
-    max_gpus: int | None = None
-    workers: int | None = None
-    min_workers: int | None = None
-    max_workers: int | None = None
-    name: str = ""
-    image: str = ""
-    data: str = ""
-    val: str = ""
-    checkpoints: str = ""
-    namespace: str = ""
-    budget: str = ""
-    stage: str = ""
-    queue: str = ""
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,6 @@ import typer
 from launcher.cli import completion, config, doctor, jobs, results, submit
 from launcher.cli.manners import Color, Manner, report, seconds, wants_json
 from launcher.errors import LauncherError, UsageError
-from trainer.config import ConfigError
 
 app = typer.Typer(
     name="launcher",
@@ -83,10 +82,6 @@ def run(arguments: list[str]) -> int:
         from typer.completion import completion_init  # type: ignore[attr-defined]
 
         completion_init()
-    # Click's own usage errors derive from it, but only the vendored, private module names them.
-    from typer.exceptions import TyperException
-
-    as_json, loud = wants_json(arguments), _is_loud(arguments)
     try:
         code = app(args=arguments, prog_name="launcher", standalone_mode=False)
         sys.stdout.flush()
@@ -95,17 +90,35 @@ def run(arguments: list[str]) -> int:
         # The reader has seen enough, as `head` has; nothing more can be written.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
-    except (LauncherError, ConfigError) as error:
-        code = error.exit_code if isinstance(error, LauncherError) else 2
-        if loud:
-            raise
-        report(error, code, as_json)
-        return code
-    except TyperException as error:
-        report(_with_hint(error), error.exit_code, as_json)
-        return error.exit_code
     except typer.Abort:
         return 130
+    except Exception as error:
+        known = _known(error)
+        if known is None or _is_loud(arguments):
+            raise
+        report(known, wants_json(arguments))
+        return known.exit_code
+
+
+def _known(error: Exception) -> LauncherError | None:
+    """The error as one of the launcher's; None for a defect, which keeps its traceback."""
+    if isinstance(error, LauncherError):
+        return error
+    # Click's usage errors derive from it; the vendored module that names them is private.
+    from typer.exceptions import TyperException
+
+    if isinstance(error, TyperException):
+        context = getattr(error, "ctx", None)
+        where = context.command_path if context else "launcher"
+        return UsageError(f"{error.format_message().rstrip('.')}; see `{where} --help`")
+    # Whoever raised one of these has imported its module; help and lists need not.
+    for module, name, kind in (
+        ("trainer.config", "ConfigError", UsageError),
+        ("trainer.storage", "StorageError", LauncherError),
+    ):
+        if module in sys.modules and isinstance(error, getattr(sys.modules[module], name)):
+            return kind(str(error))
+    return None
 
 
 def _is_loud(arguments: list[str]) -> bool:
@@ -116,11 +129,3 @@ def _is_loud(arguments: list[str]) -> bool:
         if argument == "--verbose" or (argument[1:2] == "v" and set(argument[1:]) == {"v"}):
             return True
     return False
-
-
-def _with_hint(error: Exception) -> Exception:
-    """A usage error's message with the command whose help explains it."""
-    message = error.format_message() if hasattr(error, "format_message") else str(error)
-    context = getattr(error, "ctx", None)
-    where = context.command_path if context else "launcher"
-    return UsageError(f"{message.rstrip('.')}; see `{where} --help`")

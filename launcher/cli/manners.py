@@ -68,12 +68,11 @@ def warn(message: str) -> None:
     print(f"warning: {message}", file=sys.stderr)
 
 
-def report(error: Exception, exit_code: int, as_json: bool) -> None:
+def report(error: LauncherError, as_json: bool) -> None:
     """A known failure on stderr: one line, or a JSON document where -o json was asked for."""
     message = " ".join(str(error).split())
     if as_json:
-        kind = type(error).__name__ if isinstance(error, LauncherError) else "UsageError"
-        body = {"kind": kind, "message": message, "exitCode": exit_code}
+        body = {"kind": type(error).__name__, "message": message, "exitCode": error.exit_code}
         print(json.dumps({"schemaVersion": SCHEMA_VERSION, "error": body}), file=sys.stderr)
     else:
         print(f"error: {message}", file=sys.stderr)

@@ -8,7 +8,7 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -16,7 +16,10 @@ from launcher.cli import options as opt
 from launcher.cli.follow import wait_for_end
 from launcher.cli.manners import KIND, DryRun, Manner, Output, emit, seconds, tell, warn
 from launcher.errors import LauncherError, UsageError
-from launcher.resolve import Request, Resolved, resolve
+from launcher.request import Request
+
+if TYPE_CHECKING:
+    from launcher.resolve import Resolved
 
 
 def register(app: typer.Typer) -> None:
@@ -136,6 +139,7 @@ def render(
 
 def _resolved(request: Request) -> Resolved:
     from launcher import settings
+    from launcher.resolve import resolve
 
     known = settings.load(os.environ, Path.cwd())
     return resolve(request, known, _default_checkpoints)

@@ -1,0 +1,33 @@
+"""What a command line asks for, before recipe and settings have been looked at.
+
+Apart from `launcher.resolve`, so that help does not load the configuration.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Request:
+    """What the command line says; None or "" is not said."""
+
+    model: str
+    overrides: tuple[str, ...] = ()
+    local: bool = False
+    gpus: int | None = None
+    gpus_per_worker: int | None = None
+    min_gpus: int | None = None
+    max_gpus: int | None = None
+    workers: int | None = None
+    min_workers: int | None = None
+    max_workers: int | None = None
+    name: str = ""
+    image: str = ""
+    data: str = ""
+    val: str = ""
+    checkpoints: str = ""
+    namespace: str = ""
+    budget: str = ""
+    stage: str = ""
+    queue: str = ""
