@@ -38,6 +38,7 @@ class Report:
         self.goal, self.epoch_samples = goal, epoch_samples
         self.endpoint = Endpoint(config.name)
         self.logged_at = self.logged_seen = 0.0
+        self.first_update = 0
         self.damaged = 0
         self.nonfinite = 0.0
         self.evaluation_s = 0.0
@@ -48,6 +49,7 @@ class Report:
     def start(self, state: State, generation: int, parent_update: int) -> None:
         """Tells from where this generation goes on."""
         self.logged_at, self.logged_seen = time.monotonic(), state.seen
+        self.first_update = state.updates
         self.endpoint.set(
             world_size=self.world.size,
             generation=generation,
@@ -77,7 +79,7 @@ class Report:
 
     def due(self, state: State) -> bool:
         """Whether rank 0 wants to tell after this update: the first one, and each interval."""
-        first = state.seen == self.logged_seen
+        first = state.updates == self.first_update
         return first or time.monotonic() - self.logged_at >= self.config.log.every_s
 
     def tell(self, state: State, lr: float, keeper: Keeper | None) -> None:

@@ -145,7 +145,7 @@ def build(
         device_ids=[world.device] if world.device.type == "cuda" else None,
         # Rank 0's running statistics count; they travel before an evaluation or a checkpoint
         # (share_buffers), not before every forward pass.
-        broadcast_buffers=False,
+        forward_sync_buffers=False,
         gradient_as_bucket_view=True,
     )
     parallel: Any = torch.compile(wrapped) if update.compile else wrapped

@@ -1,0 +1,134 @@
+"""A run on this machine as a user drives it, and what to look at: processes, metrics, weights."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from examples.demo.audit import Lines, read_lines
+
+
+def launcher(*arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+    """Runs the command line as a user does."""
+    done = subprocess.run(
+        [sys.executable, "-m", "launcher", *arguments], capture_output=True, text=True, timeout=600
+    )
+    if check and done.returncode:
+        raise AssertionError(f"launcher {' '.join(arguments)}: {done.returncode}\n{done.stderr}")
+    return done
+
+
+@dataclass(frozen=True)
+class Run:
+    """One submitted run with its folders."""
+
+    name: str
+    folder: Path
+    """Of checkpoints and metrics."""
+    audit: Path
+    options: tuple[str, ...]
+
+    def submit(self) -> None:
+        launcher("submit", "--local", "--name", self.name, *self.options)
+
+    def status(self) -> dict[str, Any]:
+        answer: dict[str, Any] = json.loads(launcher("status", self.name, "-o", "json").stdout)
+        return answer
+
+    def metrics(self) -> Lines:
+        path = self.folder / "metrics.jsonl"
+        return read_lines(path) if path.exists() else []
+
+    def generation(self) -> int:
+        """Of the newest group of workers that trains."""
+        return max((line["generation"] for line in self.metrics()), default=0)
+
+    def updates(self, generation: int) -> int:
+        """The last update that rank 0 of a generation did."""
+        path = self.audit / f"g{generation:04d}-r0.jsonl"
+        lines = read_lines(path) if path.exists() and path.stat().st_size else []
+        return int(lines[-1]["update"]) if lines else 0
+
+    def wait_for(self, update: int, generation: int = 1, timeout_s: float = 400) -> int:
+        """Waits until a generation at or after the given one did the update; returns which."""
+        until = time.monotonic() + timeout_s
+        while time.monotonic() < until:
+            for path in sorted(self.audit.glob("g*-r0.jsonl")):
+                number = int(path.name[1:5])
+                if number >= generation and self.updates(number) >= update:
+                    return number
+            time.sleep(0.2)
+        raise AssertionError(f"update {update} not reached in {timeout_s} s\n{self.tell()}")
+
+    def finished(self, timeout: str = "500s") -> None:
+        """Waits for the end, which must be a success."""
+        done = launcher("wait", self.name, "--timeout", timeout, check=False)
+        assert done.returncode == 0, f"{done.stderr}\n{self.tell()}"
+
+    def tell(self) -> str:
+        """What a person would look at."""
+        return launcher("status", self.name, check=False).stdout + "".join(
+            launcher("logs", self.name, check=False).stdout.splitlines(keepends=True)[-60:]
+        )
+
+    def trainers(self) -> dict[int, int]:
+        """Process ids of the running trainers by their rank."""
+        found = {}
+        for pid, environment in self.processes():
+            command = Path(f"/proc/{pid}/cmdline").read_bytes()
+            if b"\0trainer.train\0" in command and "RANK" in environment:
+                found[int(environment["RANK"])] = pid
+        return found
+
+    def rendezvous(self) -> int:
+        """Process id of the rendezvous."""
+        for pid, _ in self.processes():
+            if b"trainer.rendezvous" in Path(f"/proc/{pid}/cmdline").read_bytes():
+                return pid
+        raise AssertionError(f"no rendezvous runs\n{self.tell()}")
+
+    def processes(self) -> Iterator[tuple[int, dict[str, str]]]:
+        """Living processes of this run with their environment."""
+        mark = f"runs/{self.name}|"
+        for entry in os.listdir("/proc"):
+            try:
+                content = Path(f"/proc/{entry}/environ").read_bytes() if entry.isdigit() else b""
+            except OSError:
+                continue
+            pairs = (part.partition("=") for part in content.decode(errors="replace").split("\0"))
+            environment = {key: value for key, _, value in pairs}
+            if mark in environment.get("LAUNCHER_LOCAL_PROCESS", ""):
+                yield int(entry), environment
+
+    def weights(self) -> tuple[int, dict[str, Tensor]]:
+        """Update and tensors of the newest checkpoint."""
+        newest = max(self.folder.glob("step-*/manifest.json"), key=lambda path: path.parent.name)
+        manifest = json.loads(newest.read_text())
+        return manifest["update"], load_file(self.folder / manifest["objects"][0]["key"])
+
+
+def kill(pid: int) -> None:
+    os.kill(pid, signal.SIGKILL)
+
+
+def parent(pid: int) -> int:
+    """The process that started this one."""
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+
+
+def differing(one: dict[str, Tensor], other: dict[str, Tensor]) -> list[str]:
+    """Names of tensors that are not equal bit for bit."""
+    assert one.keys() == other.keys()
+    return [name for name, value in one.items() if not torch.equal(value, other[name])]

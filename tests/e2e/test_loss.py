@@ -1,0 +1,90 @@
+"""Runs that lose their parts: each sample counts exactly once an epoch, and weights do not move."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+
+from examples.demo.audit import final_ids
+from tests.e2e.conftest import SAMPLES
+from tests.e2e.runs import Run, differing, kill, launcher, parent
+
+EPOCHS = 5
+UPDATES = EPOCHS * SAMPLES // 96
+SNAPSHOT_UPDATES = 3
+"""Updates between two checkpoints: a quarter of an epoch."""
+
+FIXED = ("--workers=2", "--min-workers=2")
+ELASTIC = ("--workers=2", "--min-workers=1", "--max-workers=3")
+
+
+def exactly_once(run: Run) -> None:
+    """Every chosen id, and no other, once in each epoch of what the final weights contain."""
+    learnt = final_ids(run.metrics(), run.audit)
+    expected = Counter(range(0, 3 * SAMPLES, 3))
+    assert sorted(learnt) == list(range(EPOCHS))
+    for epoch, counts in learnt.items():
+        assert counts == expected, f"epoch {epoch}: {counts - expected} {expected - counts}"
+
+
+def lost(run: Run) -> dict[int, int]:
+    """By generation, how many updates of the one before had to be done again."""
+    starts = [line for line in run.metrics() if line["event"] == "start"]
+    return {
+        line["generation"]: run.updates(line["generation"] - 1) - line["parent_update"]
+        for line in starts
+        if line["generation"] > 1
+    }
+
+
+def test_losing_any_part_changes_no_bit(make_run: Callable[..., Run]) -> None:
+    calm, storm = make_run("calm", *FIXED), make_run("storm", *FIXED)
+    calm.submit()
+    calm.finished()
+    exactly_once(calm)
+
+    storm.submit()
+    generation = storm.wait_for(7)
+    kill(storm.trainers()[1])
+    generation = storm.wait_for(18, generation + 1)
+    kill(parent(storm.trainers()[0]))
+    generation = storm.wait_for(29, generation + 1)
+    kill(storm.rendezvous())
+    generation = storm.wait_for(40, generation + 1)
+    launcher("cancel", storm.name, "--yes")
+    launcher("wait", storm.name, "--timeout", "60s", check=False)
+    assert storm.status()["state"] == "Cancelled"
+    cancelled_at = storm.updates(generation)
+    storm.submit()
+    storm.finished()
+
+    exactly_once(storm)
+    lost_updates = lost(storm)
+    assert len(lost_updates) >= 4
+    # One snapshot may still be on its way when the next is due.
+    assert max(lost_updates.values()) <= 2 * SNAPSHOT_UPDATES
+    last = [line for line in storm.metrics() if line["event"] == "start"][-1]
+    assert last["parent_update"] == cancelled_at
+    update, weights = storm.weights()
+    calm_update, calm_weights = calm.weights()
+    assert update == calm_update == UPDATES
+    assert differing(weights, calm_weights) == []
+
+
+def test_a_resize_in_mid_epoch_loses_no_update(make_run: Callable[..., Run]) -> None:
+    run = make_run("elastic", *ELASTIC)
+    run.submit()
+    first = run.wait_for(8)
+    launcher("scale", run.name, "--workers", "3")
+    second = run.wait_for(20, first + 1)
+    launcher("scale", run.name, "--workers", "1")
+    run.wait_for(30, second + 1)
+    run.finished()
+
+    exactly_once(run)
+    worlds = [line["world"] for line in run.metrics() if line["event"] == "start"]
+    assert worlds[0] in (1, 2)
+    assert 3 in worlds
+    assert worlds[-1] == 1
+    assert set(lost(run).values()) == {0}
+    assert run.weights()[0] == UPDATES
