@@ -1,0 +1,1 @@
+"""Learning: networks, losses, schedules, and the engine that does one update with them."""
