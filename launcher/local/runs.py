@@ -23,6 +23,8 @@ from launcher.status import ENDED, Event, JobStatus, WorkerStatus
 
 START_TIMEOUT_S = 30.0
 """A supervisor answers within a second; on a machine that is overloaded it may take longer."""
+END_TIMEOUT_S = 10.0
+"""A supervisor ends at once after it has told the run's end; again an overloaded machine."""
 POLL_S = 0.2
 EVENTS_SHOWN = 200
 
@@ -49,7 +51,8 @@ def submit(objects: Sequence[Mapping[str, Any]]) -> JobStatus:
     for each in (folder.logs, folder.termination):
         each.mkdir(parents=True, exist_ok=True)
     folder.path.chmod(0o700)
-    lock = folder.lock()
+    is_live = folder.exists() and read_status(folder).state not in ENDED
+    lock = folder.lock(wait_s=1.0 if is_live else END_TIMEOUT_S)
     if lock is None:
         raise Conflict(
             f"run {job.name!r} exists and is running on this machine; choose another name, "
@@ -279,11 +282,11 @@ def delete(name: str, force: bool = False) -> None:
     Raises Conflict for a live run; with `force` that is cancelled first.
     """
     folder = find(name)
-    if folder.is_supervised():
+    if read_status(folder).state not in ENDED:
         if not force:
             raise Conflict(f"run {name!r} is running; end it first with: launcher cancel {name}")
         cancel(name, grace_s=10.0)
-    lock = folder.lock()
+    lock = folder.lock(wait_s=END_TIMEOUT_S)
     if lock is None:
         raise Conflict(f"run {name!r} was submitted again meanwhile")
     try:

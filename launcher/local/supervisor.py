@@ -18,7 +18,7 @@ import sys
 import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from launcher.errors import LauncherError
 from launcher.local import processes
@@ -98,6 +98,7 @@ class Supervisor:
         self.grace_s = job.grace_s
         self.stop_due = 0.0
         self.is_terminated = False
+        self.order: dict[str, Any] | None = None
         self._written = ""
         self._written_at = 0.0
 
@@ -109,7 +110,6 @@ class Supervisor:
         while self.ended_at is None:
             self.tick(time.monotonic())
             time.sleep(TICK_S)
-        shutil.rmtree(self.folder.elastic, ignore_errors=True)
 
     def tick(self, now: float) -> None:
         self.obey(now)
@@ -133,10 +133,20 @@ class Supervisor:
         order = self.folder.read("cancel.json")
         if self.is_terminated and order is None:
             order = {"reason": "the supervisor was told to end (SIGTERM)"}
-        if order is not None and (self.verdict is None or self.verdict.state == "Succeeded"):
-            grace_s = order.get("grace_s")
-            self.grace_s = self.job.grace_s if grace_s is None else float(grace_s)
+        if order is not None and order != self.order:
+            self.order = order
+            self.cancel(order, now)
+
+    def cancel(self, order: dict[str, Any], now: float) -> None:
+        """Ends the run, or hastens its end: a second order may give less grace than the first."""
+        grace_s = order.get("grace_s")
+        self.grace_s = self.job.grace_s if grace_s is None else float(grace_s)
+        if self.verdict is None:
             self.end("Cancelled", order.get("reason", "cancelled by the user"), now)
+        self.stop_due = now
+        for worker in self.workers.values():
+            if worker.kill_due is not None:
+                worker.kill_due = min(worker.kill_due, now + self.grace_s)
 
     def keep_up(self, now: float) -> None:
         """As many workers as are wanted, and their rendezvous."""
@@ -182,6 +192,7 @@ class Supervisor:
     def close(self) -> None:
         assert self.verdict is not None
         processes.signal_marked(processes.mark(self.folder.path), signal.SIGKILL, whole=False)
+        shutil.rmtree(self.folder.elastic, ignore_errors=True)
         self.ended_at = time.time()
         if self.verdict.state == "Succeeded":
             self.event(
