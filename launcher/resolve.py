@@ -11,14 +11,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from launcher import settings, spec
 from launcher.errors import UsageError
 from launcher.request import Request
 from launcher.settings import Settings
 from launcher.spec import JobConfig, JobSpec, RendezvousConfig, Workers
-from trainer.config import TrainConfig, dump, parse
+from trainer.config import TrainConfig, dump, parse, section
 
 PLACEHOLDER = "MISSING"
 """Stands in a dry run where an image or an address has not been given."""
@@ -78,6 +78,13 @@ def _for_this_machine(
     return job, run
 
 
+@dataclass(frozen=True)
+class _JobPart:
+    """So that a job's keys are called job.KEY in files, overrides and errors."""
+
+    job: JobConfig = section(JobConfig, "how large, where, with which resources")
+
+
 def recipes() -> list[str]:
     """Names of the packaged recipes."""
     folder = resources.files("launcher").joinpath("jobs")
@@ -89,30 +96,22 @@ def recipes() -> list[str]:
 
 
 def _check_flags(request: Request) -> None:
-    here, there = ("--local", "a cluster") if request.local else ("a cluster", "--local")
-    foreign = ("gpus", "min_gpus", "max_gpus") if request.local else (
-        "workers", "min_workers", "max_workers"
-    )  # fmt: skip
-    for field in foreign:
-        if getattr(request, field) is not None:
-            flag, instead = f"--{field.replace('_', '-')}", field.replace("gpus", "workers")
-            instead = field.replace("workers", "gpus") if instead == field else instead
-            raise UsageError(
-                f"{flag} does not go with {here}; it is for {there}, so give "
-                f"--{instead.replace('_', '-')}"
-            )
-    for field in (
-        "gpus",
-        "gpus_per_worker",
-        "workers",
-        "min_workers",
-        "max_workers",
-        "max_gpus",
-        "min_gpus",
-    ):
+    """Counts are positive, and workers are counted here, GPUs on a cluster."""
+    gpus, workers = ("gpus", "min_gpus", "max_gpus"), ("workers", "min_workers", "max_workers")
+    for field in (*gpus, *workers, "gpus_per_worker"):
         count = getattr(request, field)
         if count is not None and count < 1:
-            raise UsageError(f"--{field.replace('_', '-')} is {count}, but at least 1 is allowed")
+            raise UsageError(f"{_flag(field)} is {count}, but at least 1 is allowed")
+    for field, instead in zip(
+        *((gpus, workers) if request.local else (workers, gpus)), strict=True
+    ):
+        if getattr(request, field) is not None:
+            where = "goes without --local" if request.local else "needs --local"
+            raise UsageError(f"{_flag(field)} {where}; give {_flag(instead)} in its place")
+
+
+def _flag(field: str) -> str:
+    return f"--{field.replace('_', '-')}"
 
 
 def _recipe(request: Request) -> tuple[JobConfig, TrainConfig, str]:
@@ -130,14 +129,16 @@ def _recipe(request: Request) -> tuple[JobConfig, TrainConfig, str]:
         ) from error
     if not isinstance(tree, dict) or set(tree) - {"job", "run"}:
         raise UsageError(f"{source} must hold the keys job and run (or one of them), nothing else")
-    for_job = [o.removeprefix("job.") for o in request.overrides if o.startswith("job.")]
-    for_run = [o for o in request.overrides if not o.startswith("job.")]
+    for_job = [override for override in request.overrides if override.startswith("job.")]
+    for_run = [override for override in request.overrides if not override.startswith("job.")]
     for override in for_run:
         if override.partition("=")[0] == "name":
             raise UsageError(f"override {override!r}: a run is called as its job; give --name")
+    job = yaml.safe_dump({"job": tree.get("job") or {}})
+    run = yaml.safe_dump(tree.get("run") or {})
     return (
-        _section(JobConfig, tree, "job", for_job, source),
-        _section(TrainConfig, tree, "run", for_run, source),
+        parse(_JobPart, job, for_job, source=source, complete=False).job,
+        parse(TrainConfig, run, for_run, source=f"run of {source}", complete=False),
         source,
     )
 
@@ -166,16 +167,6 @@ def _recipe_text(model: str) -> tuple[str, str]:
     return recipe.read_text(encoding="utf-8"), f"{model}.yaml"
 
 
-T = TypeVar("T", JobConfig, TrainConfig)
-
-
-def _section(kind: type[T], tree: dict[str, Any], key: str, overrides: list[str], source: str) -> T:
-    import yaml
-
-    text = yaml.safe_dump(tree.get(key) or {})
-    return parse(kind, text, overrides, source=f"{key} of {source}", complete=False)
-
-
 def _place(request: Request, job: JobConfig, known: Settings) -> JobConfig:
     """The job with flags over its own values over the settings, each checked."""
     chosen: dict[str, Any] = {}
@@ -189,7 +180,7 @@ def _place(request: Request, job: JobConfig, known: Settings) -> JobConfig:
         "gpu_product",
     ):
         chosen[key] = getattr(request, key, "") or getattr(job, key) or known.get(key)
-    chosen["stage"] = request.stage or known.get("stage") or job.stage
+    chosen["stage"] = request.stage or job.stage or known.get("stage") or "train"
     for key in ("namespace", "queue", "s3_secret", "priority_class"):
         spec.check_object_name(chosen[key], key)
     for key in ("budget", "stage", "gpu_product", "queue"):

@@ -83,7 +83,9 @@ class JobConfig:
     image: str = setting("", "container image of the trainer", "no registry is everybody's")
     namespace: str = setting("", "namespace; empty: the context's", "as kubectl")
     budget: str = setting("", "budget that is charged; empty: none", "one team may need none")
-    stage: str = setting("train", "stage of the pipeline, for accounting", "this job trains")
+    stage: str = setting(
+        "", "stage of the pipeline, for accounting; empty: train", "this job trains"
+    )
     queue: str = setting("", "Kueue's LocalQueue; empty: none", "not every cluster has Kueue")
     s3_secret: str = setting(
         "",

@@ -46,7 +46,7 @@ def _rendezvous_job(spec: JobSpec) -> Object:
     pod = template["spec"]
     _place(spec, pod)
     if spec.local:
-        _forget_paths(pod["containers"][0])
+        _forget_paths(pod)
     return job
 
 
@@ -113,7 +113,7 @@ def _fill_worker(spec: JobSpec, pod: Object) -> None:
         {"name": RUN_CONFIG, "value": _run_config(spec)},
     ]
     if spec.local:
-        _forget_paths(container)
+        _forget_paths(pod)
         return
     gpus = spec.ranks_per_worker
     container["env"] += [
@@ -195,7 +195,9 @@ def _place(spec: JobSpec, pod: Object) -> None:
         pod["containers"][0]["image"] = spec.job.image
 
 
-def _forget_paths(container: Object) -> None:
+def _forget_paths(pod: Object) -> None:
     """Leaves out what only a pod's own file system has: this machine has its own folders."""
+    container = pod["containers"][0]
     container["env"] = [entry for entry in container["env"] if entry["name"] != "TMPDIR"]
     container.pop("volumeMounts", None)
+    pod.pop("volumes", None)

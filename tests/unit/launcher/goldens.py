@@ -1,0 +1,75 @@
+"""Golden files: what each recipe renders to. `python -m tests.unit.launcher.goldens` rewrites.
+
+They are meant for review: a change of rendering shows as a difference of these files.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from launcher.render import render, to_yaml
+from launcher.request import Request
+from launcher.resolve import recipes, resolve
+from launcher.settings import KEYS, Setting, Settings
+from launcher.spec import JobSpec
+
+FOLDER = Path(__file__).parent / "golden"
+NOTHING_SET = Settings({key: Setting("", "built-in") for key in KEYS}, ())
+GIVEN = {
+    "image": "registry.example/trainer@sha256:" + "0" * 64,
+    "data": "s3://webvision/train",
+    "val": "s3://webvision/val",
+    "checkpoints": "s3://webvision/runs",
+}
+
+
+def spec(request: Request) -> JobSpec:
+    """The job of a request where nothing but it is set."""
+    return resolve(request, NOTHING_SET, lambda name: f"file:///runs/{name}").spec
+
+
+def requests() -> dict[str, Request]:
+    """A request for each golden file."""
+    every = {
+        name: Request(model=name, name=f"{name.replace('_', '-')}-golden", **GIVEN)
+        for name in recipes()
+    }
+    every["resnet18-local"] = Request(
+        model="resnet18", name="local", local=True, data="file:///shards", max_workers=3
+    )
+    every["senet154-elastic"] = Request(
+        model="senet154",
+        name="elastic",
+        gpus=64,
+        min_gpus=8,
+        max_gpus=96,
+        namespace="ml",
+        budget="webvision",
+        stage="finetune",
+        queue="train",
+        overrides=(
+            "job.s3_secret=s3",
+            "job.priority_class=train-normal",
+            "job.gpu_product=NVIDIA-H100-80GB-HBM3",
+            "log.metrics_port=0",
+        ),
+        **GIVEN,
+    )
+    return every
+
+
+def rendered(request: Request) -> str:
+    """The text of a golden file."""
+    return to_yaml(render(spec(request)))
+
+
+def main() -> None:
+    FOLDER.mkdir(exist_ok=True)
+    for old in FOLDER.glob("*.yaml"):
+        old.unlink()
+    for name, request in requests().items():
+        (FOLDER / f"{name}.yaml").write_text(rendered(request), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
