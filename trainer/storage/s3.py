@@ -71,7 +71,7 @@ class S3Store:
 
         def attempt() -> bytes:
             answer = self._call("get_object", key, **wanted)
-            with answer["Body"] as body:
+            with contextlib.closing(answer["Body"]) as body:
                 data: bytes = body.read()
             return data
 
@@ -194,7 +194,7 @@ class S3Store:
     def download(self, key: str, path: Path) -> None:
         def attempt() -> None:
             answer = self._call("get_object", key, **self._name(key))
-            with answer["Body"] as body, open(path, "wb") as file:
+            with contextlib.closing(answer["Body"]) as body, open(path, "wb") as file:
                 for chunk in body.iter_chunks(1 << 20):
                     file.write(chunk)
 
