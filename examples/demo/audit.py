@@ -30,17 +30,25 @@ def final_ids(metrics: Iterable[Mapping[str, Any]], audit_dir: Path) -> dict[int
     metrics: the run's metrics.jsonl; only its start events are looked at, which tell from which
     update each generation went on (parent_update).
     """
-    parents = {
+    learnt: dict[int, Counter[int]] = {}
+    for lines in last_words(parent_updates(metrics), _recorded(audit_dir)).values():
+        for line in lines:
+            learnt.setdefault(int(line["epoch"]), Counter()).update(line["ids"])
+    return learnt
+
+
+def parent_updates(metrics: Iterable[Mapping[str, Any]]) -> dict[int, int]:
+    """By generation, the update it went on from."""
+    return {
         int(line["generation"]): int(line["parent_update"])
         for line in metrics
         if line["event"] == "start"
     }
-    kept = last_words(parents, _recorded(audit_dir))
-    learnt: dict[int, Counter[int]] = {}
-    for lines in kept.values():
-        for line in lines:
-            learnt.setdefault(int(line["epoch"]), Counter()).update(line["ids"])
-    return learnt
+
+
+def is_rewound(parents: Mapping[int, int], generation: int, update: int) -> bool:
+    """Whether a later generation went on from before this update of that generation."""
+    return any(later > generation and update > parents[later] for later in parents)
 
 
 def last_words(
@@ -48,7 +56,7 @@ def last_words(
 ) -> dict[int, Lines]:
     """For each update, the lines of the generation whose work on it was kept.
 
-    parents: by generation, the update it went on from. recorded: (generation, line) of every rank.
+    parents: as parent_updates gives it. recorded: (generation, line) of every rank.
     A line counts if no later generation went on from before its update; of several generations that
     reached an update so, the newest did it last.
     """
@@ -56,8 +64,7 @@ def last_words(
     lines: dict[int, Lines] = {}
     for generation, line in recorded:
         update = int(line["update"])
-        rewound = any(later > generation and update > parents[later] for later in parents)
-        if rewound or generation < newest.get(update, generation):
+        if is_rewound(parents, generation, update) or generation < newest.get(update, 0):
             continue
         if generation > newest.get(update, -1):
             newest[update], lines[update] = generation, []

@@ -1,0 +1,235 @@
+"""The demo: trains on noisy pictures with two workers, kills one half-way, checks the outcome.
+
+    make demo
+    python -m examples.demo.run [--out build/demo] [--name demo]
+
+Uses only what a user has: `python -m trainer.pack`, the verbs of `launcher`, the files of the run.
+Exits with 1 when a line of its table is not as promised. Takes minutes on two cores, no GPU.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from examples.demo.audit import Lines, final_ids, read_lines
+from examples.demo.data import make
+from examples.demo.result import Result, judge, sparkline, table
+
+JOB = Path(__file__).with_name("job.yaml")
+VICTIM = 1
+"""The worker that is killed."""
+DEADLINE = "15m"
+"""The run is cancelled after this long: something is wrong, or the machine very busy."""
+TELL_EVERY_S = 5.0
+
+
+class DemoError(Exception):
+    """A step failed: one line."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """The submitted run, and where it leaves its files."""
+
+    name: str
+    out: Path
+
+    @property
+    def folder(self) -> Path:
+        """Checkpoints and metrics.jsonl."""
+        return self.out / "runs" / self.name
+
+    @property
+    def audit(self) -> Path:
+        """Where the ranks record which samples each update had."""
+        return self.out / "audit"
+
+    def status(self) -> dict[str, Any]:
+        status: dict[str, Any] = json.loads(launcher("status", self.name, "-o", "json"))
+        return status
+
+    def metrics(self) -> Lines:
+        path = self.folder / "metrics.jsonl"
+        return read_lines(path) if path.exists() else []
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m examples.demo.run")
+    parser.add_argument("--out", type=Path, default=Path("build/demo"), help="made anew each time")
+    parser.add_argument("--name", default="demo", help="of the run")
+    options = parser.parse_args()
+    try:
+        return demo(Run(options.name, options.out))
+    except DemoError as error:
+        print(f"demo: {error}", file=sys.stderr)
+    except KeyboardInterrupt:
+        print("demo: interrupted", file=sys.stderr)
+    return 1
+
+
+def demo(run: Run) -> int:
+    """All of it, in order; the exit status."""
+    began_s = time.monotonic()
+    forget(run)
+    say("1. Raw data: handwritten digits as noisy web pictures, two labels in five wrong")
+    shutil.rmtree(run.out, ignore_errors=True)
+    make(run.out / "raw")
+    say("2. Shards of them; damaged and missing files are left out, and named in a report")
+    for split in ("train", "val"):
+        raw, packed = str(run.out / "raw"), str(run.out / split)
+        print(python("-m", "trainer.pack", raw, packed, "--split", split, show=True), end="")
+    say("3. Two workers on this machine; half-way one is killed")
+    with submitted(run):
+        killed_at = follow(run)
+    say("4. What came out")
+    picture = run.out / "curve.png"
+    launcher("plot", run.name, "--out", str(picture), show=True)
+    result = collect(run, killed_at)
+    rows = judge(result)
+    print(f"\n{table(rows)}")
+    print(f"top-1 by epoch       {sparkline(result.top1)}")
+    print(f"learning curve       {picture}")
+    print(f"the whole demo       {time.monotonic() - began_s:.0f} s")
+    return 0 if all(row.kept for row in rows) else 1
+
+
+def forget(run: Run) -> None:
+    """Deletes what an earlier demo has left of the run; refuses a run that is not the demo's."""
+    for job in json.loads(launcher("list", "-o", "json"))["items"]:
+        if job["name"] != run.name:
+            continue
+        if job["checkpoints"] != run.folder.absolute().as_uri():
+            raise DemoError(
+                f"a run named {run.name!r} exists that is not this demo's (it is kept in"
+                f" {job['checkpoints']}); choose another name with --name"
+            )
+        launcher("delete", run.name, "--yes", "--force")
+
+
+@contextmanager
+def submitted(run: Run) -> Iterator[None]:
+    """Submits the run; it is cancelled if it still goes on at the end."""
+    job = os.path.relpath(JOB)
+    flags = f"--local --workers 2 --name {run.name}"
+    places = f"--data {run.out}/train --val {run.out}/val --checkpoints {run.out}/runs"
+    command = f"submit --model {job} {flags} {places} log.audit_dir={run.audit}"
+    launcher(*shlex.split(command), show=True)
+    try:
+        yield
+    finally:
+        if run.status()["ended_at"] is None:
+            launcher("cancel", run.name, "--yes", "--grace", "10s")
+
+
+def follow(run: Run) -> float:
+    """Tells how the run goes, kills a worker half-way, and returns at the end.
+
+    Returns the moment of the kill, in Unix seconds.
+    """
+    teller = Teller()
+    killed_at = 0.0
+    waiting = subprocess.Popen(
+        [sys.executable, "-m", "launcher", "wait", run.name, "--timeout", DEADLINE],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        while waiting.poll() is None:
+            time.sleep(0.2)
+            metrics = run.metrics()
+            teller.tell(metrics)
+            if not killed_at and metrics and metrics[-1]["seen"] >= metrics[0]["goal"] / 2:
+                killed_at = kill(run)
+    finally:
+        waiting.terminate()
+        _, told = waiting.communicate()
+    teller.tell(run.metrics())
+    if waiting.returncode:
+        raise DemoError(f"{told.strip().splitlines()[-1]} (launcher logs {run.name})")
+    if not killed_at:
+        raise DemoError(f"{run.name} ended before a worker could be killed")
+    return killed_at
+
+
+def kill(run: Run) -> float:
+    """Kills a worker as a lost machine would; the moment, in Unix seconds."""
+    pid = run.status()["workers"][VICTIM]["pid"]
+    killed_at = time.time()
+    os.killpg(pid, signal.SIGKILL)
+    print(f"   kill -9 of worker-{VICTIM} (process group {pid})", flush=True)
+    return killed_at
+
+
+@dataclass
+class Teller:
+    """Prints the lines of metrics.jsonl as they come: each evaluation, now and then training."""
+
+    num_told: int = 0
+    told_at_s: float = field(default=0.0)
+
+    def tell(self, metrics: Lines) -> None:
+        """Prints what is new."""
+        for line in metrics[self.num_told :]:
+            place = f"   seen {line['seen']:>6,}/{metrics[0]['goal']:,}  epoch {line['epoch']:.1f}"
+            if line["event"] == "start":
+                print(f"{place}  {line['world']} workers go on from update {line['parent_update']}")
+            elif line["event"] == "evaluate":
+                print(f"{place}  validation top-1 {line['top1']:.3f}", flush=True)
+            elif line["event"] == "train" and time.monotonic() - self.told_at_s >= TELL_EVERY_S:
+                self.told_at_s = time.monotonic()
+                rate = f"{line['samples_per_s']:,.0f} samples/s"
+                print(f"{place}  loss {line['loss']:.3f}  {rate}", flush=True)
+        self.num_told = len(metrics)
+
+
+def collect(run: Run, killed_at: float) -> Result:
+    """What the run has left."""
+    metrics = run.metrics()
+    num_samples = json.loads((run.out / "train/manifest.json").read_text())["num_samples"]
+    return Result(
+        learnt=final_ids(metrics, run.audit),
+        num_samples=num_samples,
+        epochs=metrics[0]["goal"] // num_samples,
+        status=run.status(),
+        metrics=metrics,
+        killed_at=killed_at,
+    )
+
+
+def launcher(*arguments: str, show: bool = False) -> str:
+    """Runs a launcher command; what it printed."""
+    return python("-m", "launcher", *arguments, show=show)
+
+
+def python(*arguments: str, show: bool = False) -> str:
+    """Runs a module with this Python, with `show` telling the command; what it printed."""
+    if show:
+        words = arguments[1:] if arguments[1] == "launcher" else ("python", *arguments)
+        print(f"   $ {shlex.join(words)}", flush=True)
+    ended = subprocess.run([sys.executable, *arguments], capture_output=True, text=True)
+    if ended.returncode:
+        reason = (ended.stderr.strip().splitlines() or ["it said nothing"])[-1]
+        raise DemoError(f"{shlex.join(arguments)} failed with {ended.returncode}: {reason}")
+    return ended.stdout
+
+
+def say(text: str) -> None:
+    print(f"\n{text}", flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
