@@ -39,7 +39,9 @@ def decode(data: bytes) -> Tensor:
                     bytearray(picture.convert("RGB").tobytes()), dtype=torch.uint8
                 )
                 width, height = picture.size
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
+    except UnidentifiedImageError as error:
+        raise DamagedImage("not a whole picture: in no format that Pillow knows") from error
+    except (OSError, SyntaxError, ValueError) as error:
         raise DamagedImage(f"not a whole picture: {error}") from error
     except Image.DecompressionBombError as error:
         raise DamagedImage(f"too many pixels: {error}") from error
