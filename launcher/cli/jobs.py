@@ -132,7 +132,10 @@ def cancel(
 def scale(
     context: typer.Context,
     job: opt.JobName,
-    workers: Annotated[int, typer.Option(help="How many workers it shall have.")],
+    workers: Annotated[
+        int,
+        typer.Option(help="How many workers it shall have.", parser=opt.count, metavar="N"),
+    ],
 ) -> None:
     """Change the number of workers of a running job, within its bounds.
 

@@ -36,6 +36,14 @@ def recipe_names(incomplete: str) -> list[str]:
     return [name for name in recipes() if name.startswith(incomplete)]
 
 
+def count(text: str) -> int:
+    """A whole number; told with its value, which Typer's own message lacks."""
+    try:
+        return int(text)
+    except ValueError:
+        raise typer.BadParameter(f"{text!r} is no whole number") from None
+
+
 JobName = Annotated[
     str, typer.Argument(metavar="JOB", help="The job's name.", autocompletion=job_names)
 ]
@@ -57,16 +65,22 @@ Overrides = Annotated[
     list[str] | None,
     typer.Argument(metavar="[KEY=VALUE]...", help="Keys of the run, or of the job as job.KEY."),
 ]
-Gpus = Annotated[int | None, typer.Option(help="GPUs wanted; default: the recipe's.")]
+
+
+def _number(help: str, *names: str) -> Any:
+    return typer.Option(*names, help=help, parser=count, metavar="N")
+
+
+Gpus = Annotated[int | None, _number("GPUs wanted; default: the recipe's.")]
 GpusPerWorker = Annotated[
-    int | None, typer.Option(help="GPUs of one worker; with --local: processes of one worker.")
+    int | None, _number("GPUs of one worker; with --local: processes of one worker.")
 ]
-MinGpus = Annotated[int | None, typer.Option(help="Fewest GPUs to run with; default: half.")]
-MaxGpus = Annotated[int | None, typer.Option(help="Most GPUs to grow to; default: --gpus.")]
+MinGpus = Annotated[int | None, _number("Fewest GPUs to run with; default: half.")]
+MaxGpus = Annotated[int | None, _number("Most GPUs to grow to; default: --gpus.")]
 Local = Annotated[bool, typer.Option("--local", help="Run on this machine, without a cluster.")]
-LocalWorkers = Annotated[int | None, typer.Option("--workers", help="Local workers; default: 2.")]
-MinWorkers = Annotated[int | None, typer.Option(help="Fewest local workers; default: half.")]
-MaxWorkers = Annotated[int | None, typer.Option(help="Most local workers; default: --workers.")]
+LocalWorkers = Annotated[int | None, _number("Local workers; default: 2.", "--workers")]
+MinWorkers = Annotated[int | None, _number("Fewest local workers; default: half.")]
+MaxWorkers = Annotated[int | None, _number("Most local workers; default: --workers.")]
 Name = Annotated[str, typer.Option(help="The job's name; default: MODEL-HASH, same for the same.")]
 Image = Annotated[str, typer.Option(help="Container image of the trainer.")]
 Data = Annotated[str, typer.Option(help="Address of the packed training set.")]
