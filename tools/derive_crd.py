@@ -1,7 +1,8 @@
-"""Makes launcher/render/pytorchjob-v1.schema.json.gz of the PyTorchJob CRD: python tools/derive_crd.py CRD.yaml[.gz]
+"""Makes launcher/render/pytorchjob-v1.schema.json.gz: python tools/derive_crd.py CRD.yaml[.gz].
 
-Keeps the structural schema of version v1 without what only people or the API server read (descriptions, formats, defaults, list
-types), so that it loads in milliseconds. Licence and origin stand in the NOTICE beside the output.
+Keeps of the PyTorchJob CRD the structural schema of version v1 without what only people or the API
+server read (descriptions, formats, defaults, list types), so that it loads in milliseconds. Licence
+and origin stand in the NOTICE beside the output.
 """
 
 from __future__ import annotations

@@ -38,8 +38,8 @@ def test_reader_keeps_few_files_open(
     dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(cache, "MOST_OPEN", 2)
-    before = len(os.listdir("/proc/self/fd"))
     reader = Reader(dataset, tmp_path / "cache", 1)
+    before = len(os.listdir("/proc/self/fd"))
     for sample in [*range(40), *range(0, 40, 3)]:
         assert reader.read(sample) == IMAGES[sample]
         assert len(os.listdir("/proc/self/fd")) <= before + 2
@@ -157,7 +157,7 @@ def test_a_corrupt_object_is_fetched_again_then_named(
     for bad, words in ((b"x" + good[1:], "has the SHA-256"), (good[:-1], "has 999 bytes")):
         far.put("a", bad)
         caplog.clear()
-        with pytest.raises(CorruptObject, match=f"{far.address}/a {words} .*in each of 3 downl"):
+        with pytest.raises(CorruptObject, match=f"{far.address}/a {words}.*in each of 3 downl"):
             use(node, wanted)
         assert [record.levelname for record in caplog.records] == ["WARNING"] * 2
         assert kept(tmp_path / "node") == 0
