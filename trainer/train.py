@@ -68,12 +68,11 @@ def train(cfg: TrainConfig) -> None:
             cfg.optim,
             state,
             step,
-            checked(batches, report),
+            checked(batches, report, watchdog),
             ema_half_life_samples=cfg.update.ema_half_life_epochs * data.num_samples,
             ask=partial(world.ask, report.due(state), save_due),
         )
         world.agree()
-        watchdog.beat()
         audit.record(step, state)
         done = state.seen >= data.goal
         log_due, save_due = world.due
@@ -82,8 +81,7 @@ def train(cfg: TrainConfig) -> None:
             report.tell(state, lr, start.keeper)
         top1 = None
         if data.val and (done or crossed(cfg.evaluate.every_epochs, before, state, data)):
-            top1 = evaluate(cfg, world, data, state, report)
-            watchdog.beat()
+            top1 = evaluate(cfg, world, data, state, report, watchdog)
         span = crossed(cfg.checkpoint.every_epochs, before, state, data)
         if save_due or span or top1 is not None or done or world.leaving:
             saved_at = time.monotonic()
@@ -261,7 +259,12 @@ def training_batches(
 
 
 def evaluate(
-    cfg: TrainConfig, world: World, data: Data, state: engine.State, report: Report
+    cfg: TrainConfig,
+    world: World,
+    data: Data,
+    state: engine.State,
+    report: Report,
+    watchdog: Watchdog,
 ) -> float:
     """Validates the averaged weights, tells the result and returns its top-1 accuracy."""
     assert data.val is not None
@@ -272,15 +275,18 @@ def evaluate(
     )
     plan = stream.EvaluationPlan(data.val.num_samples, cfg.evaluate.batch, world.rank, world.size)
     pin = world.device.type == "cuda"
-    batches = checked(stream.batches(decoded, plan, cfg.data, pin=pin), report)
+    batches = checked(stream.batches(decoded, plan, cfg.data, pin=pin), report, watchdog)
     result = engine.evaluate(state, batches, data.num_classes)
     report.evaluated(state, result, time.monotonic() - began)
     return result.top1
 
 
-def checked(batches: Iterator[stream.Batch], report: Report) -> Iterator[stream.Batch]:
-    """The batches, their damaged samples told."""
+def checked(
+    batches: Iterator[stream.Batch], report: Report, watchdog: Watchdog
+) -> Iterator[stream.Batch]:
+    """The batches, their damaged samples told; each is a sign of life."""
     for batch in batches:
+        watchdog.beat()
         if batch.damaged:
             report.unreadable(batch.damaged)
         yield batch

@@ -25,7 +25,7 @@ logger = logging.getLogger(__name__)
 TERMINATED = 128 + signal.SIGTERM
 """Exit status of a rank that left on request: not 0, which would end the run as done."""
 STALLED = 70
-"""Exit status of a rank that made no update for world.stall_s."""
+"""Exit status of a rank that made no progress for world.stall_s."""
 MESSAGE_PATH = "TERMINATION_MESSAGE_PATH"
 """Where the reason of the end is written; in a pod the kubelet reads /dev/termination-log."""
 FATAL = "fatal: "
@@ -117,7 +117,7 @@ def join(config: WorldConfig) -> World:
 
 
 class Watchdog:
-    """Ends the process with all stacks on stderr when no update is done for stall_s."""
+    """Ends the process with all stacks on stderr when nothing goes on for stall_s."""
 
     def __init__(self, stall_s: float) -> None:
         self.stall_s = stall_s

@@ -374,8 +374,8 @@ class WorldConfig:
     )
     stall_s: float = setting(
         900.0,
-        "no update for this long: dump stacks and end the process; 0: off",
-        "above one slow evaluation",
+        "no batch for this long: dump stacks and end the process; 0: off",
+        "above the slowest start",
         unit="s",
         least=0,
     )

@@ -218,6 +218,7 @@ def update(
         generator("dropout", state.seed, state.seen, state.world.rank).getrandbits(63)
     )
     draw = generator("mixup", state.seed, step.epoch, step.start)
+    statistics = _running_statistics(state.network)
     state.parallel.train()
     for micro in range(step.num_micros):
         before = time.perf_counter()
@@ -230,8 +231,9 @@ def update(
             if last:
                 ask()
             (loss * scale).backward()  # type: ignore[no-untyped-call]
-    _step(optim, state)
     with torch.no_grad():
+        bad = _step(optim, state)
+        _restore(state.network, statistics, bad)
         _average(state, ema_half_life_samples, num_samples)
     state.updates += 1
     state.seen += num_samples
@@ -268,25 +270,49 @@ def _loss(config: UpdateConfig, state: State, batch: Batch, share: float) -> Ten
     return total
 
 
-def _step(optim: OptimConfig, state: State) -> None:
-    """Clips, steps unless a gradient is not finite, and counts; all on the device."""
+def _step(optim: OptimConfig, state: State) -> Tensor:
+    """Clips, steps unless a gradient is not finite, and counts; all on the device.
+
+    Returns 1 where the step was skipped, else 0, as a float scalar.
+    """
     counters = state.counters
-    with torch.no_grad():
-        grads = [p.grad for p in state.network.parameters() if p.grad is not None]
-        norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(grads)).float())
-        bad = (~torch.isfinite(norm)).to(torch.float32)
-        if optim.clip_norm > 0:
-            shrink = torch.clamp(optim.clip_norm / (norm + 1e-6), max=1.0)
-            torch._foreach_mul_(grads, torch.nan_to_num(shrink, nan=1.0))
-        counters.nonfinite += bad
-        counters.streak.add_(1).mul_(bad)
-        counters.in_a_row.copy_(torch.maximum(counters.in_a_row, counters.streak))
-        counters.grad_norm.copy_(norm)
+    grads = [p.grad for p in state.network.parameters() if p.grad is not None]
+    norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(grads)).float())
+    bad = (~torch.isfinite(norm)).to(torch.float32)
+    if optim.clip_norm > 0:
+        shrink = torch.clamp(optim.clip_norm / (norm + 1e-6), max=1.0)
+        torch._foreach_mul_(grads, torch.nan_to_num(shrink, nan=1.0))
+    counters.nonfinite += bad
+    counters.streak.add_(1).mul_(bad)
+    counters.in_a_row.copy_(torch.maximum(counters.in_a_row, counters.streak))
+    counters.grad_norm.copy_(norm)
     # The fused optimisers leave everything as it is where found_inf is 1.
     optimizer: Any = state.optimizer
     optimizer.found_inf = bad
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
+    return bad
+
+
+def _float_buffers(network: nn.Module) -> list[Tensor]:
+    return [buffer for buffer in network.buffers() if buffer.is_floating_point()]
+
+
+def _running_statistics(network: nn.Module) -> Tensor | None:
+    """A copy of the network's running statistics, in one piece; None where it has none."""
+    buffers = _float_buffers(network)
+    return torch.cat([buffer.flatten() for buffer in buffers]) if buffers else None
+
+
+def _restore(network: nn.Module, before: Tensor | None, bad: Tensor) -> None:
+    """Takes the statistics back where `bad`: once not finite, they would stay so for ever."""
+    now = _running_statistics(network)
+    if before is None or now is None:
+        return
+    buffers = _float_buffers(network)
+    kept = torch.split(torch.where(bad > 0, before, now), [b.numel() for b in buffers])
+    shaped = [part.view_as(buffer) for part, buffer in zip(kept, buffers, strict=True)]
+    torch._foreach_copy_(buffers, shaped)
 
 
 def _average(state: State, half_life_samples: float, num_samples: int) -> None:
