@@ -44,7 +44,7 @@ docs: install ## Write the generated pages and the layout in README anew
 	$(PY) -m tools.docs
 
 render: install ## Write the rendered objects that the tests compare with anew
-	$(PY) -m tools.golden
+	$(PY) -m tests.unit.launcher.goldens
 
 bench: install ## Measure one thing: make bench NAME=checkpoint; without NAME, list what there is
 	$(PY) -m tests.benchmarks $(NAME)
