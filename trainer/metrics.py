@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -130,10 +131,14 @@ class Lines:
         return max(updates)
 
     def add(self, event: str, **values: Any) -> None:
-        """Adds a line, and puts them all where the span since the last put is over."""
+        """Adds a line, and puts them all where the span since the last put is over.
+
+        JSON knows no NaN and no infinity: null stands for them.
+        """
         now = self.clock()
-        line = {"event": event, "at": round(now, 3), "generation": self.generation, **values}
-        self.text += json.dumps(line) + "\n"
+        line = {"event": event, "at": round(now, 3), "generation": self.generation}
+        line |= {key: value if _is_json(value) else None for key, value in values.items()}
+        self.text += json.dumps(line, allow_nan=False) + "\n"
         busy = self.pending is not None and not self.pending.done()
         if not busy and now - self.uploaded_at >= self.every_s:
             self.uploaded_at = now
@@ -148,6 +153,10 @@ class Lines:
             self.store.put(METRICS_KEY, text.encode())
         except StorageError as error:
             logger.warning("metrics not stored now, later lines will bring them: %s", error)
+
+
+def _is_json(value: Any) -> bool:
+    return not isinstance(value, float) or math.isfinite(value)
 
 
 def log_line(seen: int, goal: int, values: Mapping[str, float], world: int) -> str:

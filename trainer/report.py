@@ -103,8 +103,7 @@ class Report:
         }
         if self.lines is not None:
             logger.info("%s", log_line(state.seen, self.goal, values, self.world.size))
-            finite = {k: v if math.isfinite(v) else None for k, v in values.items()}
-            self.lines.add("train", **self._position(state), **finite, nonfinite=self.nonfinite)
+            self.lines.add("train", **self._position(state), **values, nonfinite=self.nonfinite)
             self._gauges(state, values, keeper)
         if read["in_a_row"] >= self.config.update.nonfinite_limit:
             raise NonFinite(

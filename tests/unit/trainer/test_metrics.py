@@ -40,6 +40,18 @@ def test_lines_go_on_where_an_earlier_generation_stood(tmp_path: Path) -> None:
     assert lines[0]["at"] == 10.0
 
 
+def test_what_is_not_finite_is_null_in_every_line(tmp_path: Path) -> None:
+    lines = Lines(open_store(str(tmp_path)), 1)
+    lines.add("evaluate", update=3, loss=float("nan"), top1=0.5, grad_norm=float("inf"))
+    lines.flush()
+
+    def refuse(word: str) -> None:
+        raise AssertionError(f"{word} is no JSON")
+
+    line = json.loads((tmp_path / METRICS_KEY).read_text(), parse_constant=refuse)
+    assert (line["loss"], line["top1"], line["grad_norm"]) == (None, 0.5, None)
+
+
 def test_a_torn_last_line_is_kept_apart(tmp_path: Path) -> None:
     (tmp_path / METRICS_KEY).write_text('{"event": "train", "update": 3}\n{"ev')
     lines = Lines(open_store(str(tmp_path)), 2)
