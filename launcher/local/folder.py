@@ -8,6 +8,7 @@
     lock           held (flock) as long as a supervisor lives
     logs/          worker-N.log, rendezvous.log, supervisor.log; appended, never rotated
     termination/   each worker's termination message, between its writing and its reading
+    elastic/       torchrun's scratch, removed when the run ends
     checkpoints/   the run's own data where no other address was given
 
 Every JSON file is replaced whole, so a reader never sees half of one.
