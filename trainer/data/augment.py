@@ -9,10 +9,9 @@ from __future__ import annotations
 import hashlib
 import math
 import random
-from typing import Any
 
 from torch import Tensor
-from torchvision.transforms.v2 import functional
+from torch.nn.functional import interpolate
 
 from trainer.config import InputConfig
 
@@ -35,8 +34,8 @@ def training_view(
     """
     draw = generator("augment", seed, epoch, sample)
     top, left, height, width = crop_box(image.shape[-2], image.shape[-1], config.scale_least, draw)
-    size = [config.size_px, config.size_px]
-    view = _call(functional.resized_crop, image, top, left, height, width, size, antialias=True)
+    crop = image[:, top : top + height, left : left + width]
+    view = resize(crop, config.size_px, config.size_px)
     return view.flip(-1) if draw.random() < config.flip else view
 
 
@@ -63,13 +62,22 @@ def evaluation_view(image: Tensor, config: InputConfig) -> Tensor:
 
     image: (3, H, W) uint8. Returns (3, size_px, size_px) uint8.
     """
-    short = round(config.size_px / config.crop_ratio)
-    resized = _call(functional.resize, image, [short], antialias=True)
-    return _call(functional.center_crop, resized, [config.size_px, config.size_px])
+    size = config.size_px
+    short = round(size / config.crop_ratio)
+    height, width = image.shape[-2:]
+    if height < width:
+        resized = resize(image, short, int(short * width / height))
+    else:
+        resized = resize(image, int(short * height / width), short)
+    top = round((resized.shape[-2] - size) / 2)
+    left = round((resized.shape[-1] - size) / 2)
+    return resized[:, top : top + size, left : left + size]
 
 
-def _call(function: Any, *arguments: Any, **options: Any) -> Tensor:
-    """Calls an untyped torchvision function that gives a tensor."""
-    result = function(*arguments, **options)
-    assert isinstance(result, Tensor)
-    return result
+def resize(image: Tensor, height: int, width: int) -> Tensor:
+    """The picture at another size, as torchvision resizes uint8 tensors: bilinear, antialiased.
+
+    torchvision itself is not imported: loader processes would take seconds longer to start.
+    """
+    options = {"mode": "bilinear", "align_corners": False, "antialias": True}
+    return interpolate(image[None], (height, width), **options)[0]  # type: ignore[arg-type]

@@ -7,6 +7,7 @@ import io
 import numpy as np
 import pytest
 import torch
+import torchvision.transforms.v2
 from PIL import Image
 
 from trainer.config import InputConfig
@@ -84,3 +85,19 @@ def test_the_evaluation_view_is_the_centre() -> None:
     assert view.shape == (3, 20, 20)
     assert view[:, 8:12, 8:12].min() == 255
     assert view[:, :4].max() == 0
+
+
+@pytest.mark.parametrize(
+    ("height", "width", "size"), [(64, 64, 64), (300, 201, 224), (33, 500, 96)]
+)
+def test_views_are_torchvisions_pixel_for_pixel(height: int, width: int, size: int) -> None:
+    image = torch.randint(0, 256, (3, height, width), dtype=torch.uint8)
+    config = InputConfig(size_px=size, flip=0)
+    functional = torchvision.transforms.v2.functional
+    resized = functional.resize(image, [round(size / 0.875)], antialias=True)
+    expected = functional.center_crop(resized, [size, size])
+    assert torch.equal(augment.evaluation_view(image, config), expected)
+    draw = augment.generator("augment", 0, 0, 0)
+    box = augment.crop_box(height, width, config.scale_least, draw)
+    expected = functional.resized_crop(image, *box, [size, size], antialias=True)
+    assert torch.equal(augment.training_view(image, config, seed=0, epoch=0, sample=0), expected)

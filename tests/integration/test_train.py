@@ -1,0 +1,150 @@
+"""The trainer as one process: it leaves on SIGTERM with all it did, and refuses what cannot fit."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.unit.trainer.shards import write_shards
+from trainer.world import FATAL, MESSAGE_PATH, TERMINATED
+
+SAMPLES = 96
+BATCH = 24
+OPTIONS = (
+    "model.width=0.125",
+    "model.stem=small",
+    "input.size_px=32",
+    "data.lanes=12",
+    "data.window=8",
+    "data.loader_processes=0",
+    f"update.global_batch={BATCH}",
+    f"update.micro_batch={BATCH}",
+    "update.precision=fp32",
+    "update.layout=nhwc",
+    "evaluate.every_epochs=1000",
+    "checkpoint.every_epochs=1000",
+    "checkpoint.every_s=1000",
+    "log.every_s=0.2",
+    "log.metrics_port=0",
+    "world.threads=1",
+)
+
+
+class Solo:
+    """A run of one process in a folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder / "run"
+        self.reason = folder / "reason"
+        data = folder / "data"
+        if not data.exists():
+            write_shards(data, count=SAMPLES)
+        self._options = (
+            *OPTIONS,
+            f"data.train={data}",
+            f"data.val={data}",
+            f"checkpoint.address={self.folder}",
+        )
+
+    def start(self, *options: str) -> subprocess.Popen[str]:
+        config = {"RUN_CONFIG": "name: solo\n", MESSAGE_PATH: str(self.reason)}
+        command = [sys.executable, "-m", "trainer.train", *self._options, *options]
+        return subprocess.Popen(
+            command,
+            env=os.environ | config,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def run(self, *options: str) -> tuple[int, str]:
+        """Exit status, and what it said on stderr."""
+        process = self.start(*options)
+        _, said = process.communicate(timeout=200)
+        return process.returncode, said
+
+    def lines(self) -> list[dict[str, Any]]:
+        path = self.folder / "metrics.jsonl"
+        if not path.exists():
+            return []
+        return [json.loads(line) for line in path.read_text().splitlines()]
+
+    def wait_for_update(self, update: int, process: subprocess.Popen[str]) -> None:
+        until = time.monotonic() + 200
+        while time.monotonic() < until and process.poll() is None:
+            if any(line.get("update", 0) >= update for line in self.lines()):
+                return
+            time.sleep(0.05)
+        process.kill()
+        raise AssertionError(f"update {update} not reached\n{process.communicate()[1]}")
+
+
+def test_a_sigterm_saves_and_leaves_and_the_next_goes_on_from_there(tmp_path: Path) -> None:
+    solo = Solo(tmp_path)
+    process = solo.start("epochs=100000")
+    solo.wait_for_update(3, process)
+    process.send_signal(signal.SIGTERM)
+    _, said = process.communicate(timeout=100)
+    assert process.returncode == TERMINATED, said
+    left = solo.lines()[-1]
+    assert (left["event"], left["reason"]) == ("end", "terminated")
+    assert solo.reason.read_text() == f"terminated on request after update {left['update']}, saved"
+
+    epochs = left["seen"] / SAMPLES + 2
+    status, said = solo.run(f"epochs={epochs}")
+    assert status == 0, said
+    start = next(line for line in solo.lines() if line["generation"] == 2)
+    assert (start["event"], start["parent_update"]) == ("start", left["update"])
+    end = solo.lines()[-1]
+    assert (end["event"], end["reason"]) == ("end", "completed")
+    assert end["seen"] == left["seen"] + 2 * SAMPLES
+    assert end["update"] == left["update"] + 2 * SAMPLES // BATCH
+
+
+def test_a_state_of_another_run_is_refused_naming_both_values_and_nothing_is_lost(
+    tmp_path: Path,
+) -> None:
+    solo = Solo(tmp_path)
+    status, said = solo.run("epochs=1")
+    assert status == 0, said
+    kept = sorted(path for path in solo.folder.rglob("step-*/*"))
+    for options, parts in (
+        (("seed=5",), ("seed 0", "seed 5")),
+        (("model.width=0.25",), ("model.", "(8,", "(16,")),
+    ):
+        status, said = solo.run("epochs=2", *options)
+        last = said.strip().splitlines()[-1]
+        assert status == 2, said
+        assert last.startswith("error: ")
+        assert all(part in last for part in parts), last
+        assert solo.reason.read_text() == last.replace("error: ", FATAL, 1)
+    assert sorted(path for path in solo.folder.rglob("step-*/*")) == kept
+
+
+@pytest.mark.parametrize(
+    ("options", "parts"),
+    [
+        (["model.name=senet_154", "model.width=1", "model.stem=default"], ["model.name", "senet"]),
+        (["checkpoint.address=gs://a/b"], ["gs://a/b", "s3://"]),
+    ],
+    ids=lambda value: value[0],
+)
+def test_a_wrong_run_is_one_line_and_is_not_tried_again(
+    options: list[str], parts: list[str], tmp_path: Path
+) -> None:
+    solo = Solo(tmp_path)
+    status, said = solo.run("epochs=1", *options)
+    assert status == 2, said
+    errors = [line for line in said.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1
+    assert "Traceback" not in said
+    assert all(part in errors[0] for part in parts), errors[0]
+    assert solo.reason.read_text() == errors[0].replace("error: ", FATAL, 1)
