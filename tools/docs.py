@@ -19,15 +19,15 @@ HELP_WIDTH = 100
 """Columns of a help text."""
 
 ROOMS = {
-    ".ci/run": "what CI calls: make test, nothing else",
-    "docs/": "configuration, command line, stored formats, metrics, measured figures",
+    ".ci/run": "What CI calls: make test, nothing else",
+    "docs/": "Configuration, command line, stored formats, metrics, measured figures",
     "examples/demo/": "make demo: data without a download, the driver, the audit of samples",
-    "requirements/": "locks with hashes: the launcher alone, and everything",
+    "requirements/": "Locks with hashes: the launcher alone, and everything",
     "tests/": "unit/ integration/ e2e/ benchmarks/",
-    "tools/": "make install, make docs",
-    "launcher/jobs/": "packaged recipes, one YAML a network",
-    "trainer/data/": "order of samples (pure), raw layouts, shards, cache, decoding, the stream",
-    "trainer/learn/": "networks, losses, schedule, one update and one evaluation",
+    "tools/": "make install, make docs, and the schema of PyTorchJob from its CRD",
+    "launcher/jobs/": "Packaged recipes, one YAML a network",
+    "trainer/data/": "Order of samples (pure), raw layouts, shards, cache, decoding, the stream",
+    "trainer/learn/": "Networks, losses, schedule, one update and one evaluation",
 }
 """What stands in the layout beside the modules, which tell of themselves by their docstrings."""
 
