@@ -48,7 +48,6 @@ def make_run(
                 f"--data={shards}/train",
                 f"--val={shards}/val",
                 f"--checkpoints={tmp_path}/checkpoints",
-                *options,
                 f"data.selection={shards}/selection.npy",
                 f"epochs={epochs}",
                 "model.width=0.25",
@@ -67,6 +66,7 @@ def make_run(
                 "log.every_s=1",
                 "log.metrics_port=0",
                 "world.threads=1",
+                *options,
             ),
         )
         made.append(run)
