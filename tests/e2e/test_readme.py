@@ -81,5 +81,6 @@ def test_the_demo_keeps_what_readme_promises(newcomer: Path) -> None:
     shown = done.stdout.splitlines()
     for row in table.splitlines():
         wanted = without_figures(row)
-        (found,) = (line for line in shown if without_figures(line) == wanted)
-        assert found.partition("promised")[2] == row.partition("promised")[2]
+        found = [line for line in shown if without_figures(line) == wanted]
+        assert len(found) == 1, f"{row!r} in:\n{done.stdout}"
+        assert found[0].partition("promised")[2] == row.partition("promised")[2]
