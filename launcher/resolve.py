@@ -18,7 +18,7 @@ from launcher.errors import UsageError
 from launcher.request import Request
 from launcher.settings import Settings
 from launcher.spec import JobConfig, JobSpec, RendezvousConfig, Workers
-from trainer.config import TrainConfig, dump, parse, section
+from trainer.config import LogConfig, TrainConfig, dump, parse, section
 
 PLACEHOLDER = "MISSING"
 """Stands in a dry run where an image or an address has not been given."""
@@ -72,7 +72,8 @@ def _for_this_machine(
     """Defaults that suit processes beside each other, where nothing else was asked for."""
     if job.rendezvous == RendezvousConfig():
         job = dataclasses.replace(job, rendezvous=spec.LOCAL_RENDEZVOUS)
-    if not any(override.startswith("log.metrics_port=") for override in request.overrides):
+    given = any(override.startswith("log.metrics_port=") for override in request.overrides)
+    if not given and run.log.metrics_port == LogConfig().metrics_port:
         # A port belongs to the whole machine: two runs at once would meet there.
         run = dataclasses.replace(run, log=dataclasses.replace(run.log, metrics_port=0))
     return job, run

@@ -154,6 +154,16 @@ def test_local_addresses_become_absolute(tmp_path: Path, capfd: pytest.CaptureFi
     assert re.search(r"launcher.dev/checkpoints: file:///\S+/a\b", out)
 
 
+@pytest.mark.parametrize(("said", "port"), [("9090", 0), ("9123", 9123)])
+def test_a_local_run_keeps_a_port_that_its_file_asks_for(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], said: str, port: int
+) -> None:
+    text = f"run: {{model: {{name: resnet18}}, log: {{metrics_port: {said}}}}}\n"
+    (tmp_path / "my.yaml").write_text(text)
+    assert run(["render", "--local", "--model", "my.yaml", "--data", "d"]) == 0
+    assert f"metrics_port: {port}\n" in capfd.readouterr().out
+
+
 def test_errors_are_json_where_json_was_asked_for(capfd: pytest.CaptureFixture[str]) -> None:
     assert run(["status", "nobody", "-o", "json"]) == 3
     out, err = capfd.readouterr()
