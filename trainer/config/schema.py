@@ -349,7 +349,7 @@ class LogConfig:
     metrics_port: int = setting(
         9090,
         "port of rank 0's Prometheus endpoint; 0: off",
-        "the PodMonitor scrapes it",
+        "Prometheus' own; a PodMonitor finds it by its name, metrics",
         unit="port",
         least=0,
         most=65535,
