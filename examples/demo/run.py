@@ -220,7 +220,9 @@ def python(*arguments: str, show: bool = False) -> str:
     if show:
         words = arguments[1:] if arguments[1] == "launcher" else ("python", *arguments)
         print(f"   $ {shlex.join(words)}", flush=True)
-    ended = subprocess.run([sys.executable, *arguments], capture_output=True, text=True)
+    # Two workers of one machine would meet on its first GPU.
+    env = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}
+    ended = subprocess.run([sys.executable, *arguments], capture_output=True, text=True, env=env)
     if ended.returncode:
         reason = (ended.stderr.strip().splitlines() or ["it said nothing"])[-1]
         raise DemoError(f"{shlex.join(arguments)} failed with {ended.returncode}: {reason}")
