@@ -69,6 +69,8 @@ class Run:
                 number = int(path.name[1:5])
                 if number >= generation and self.updates(number) >= update:
                     return number
+            if any(line.get("reason") == "completed" for line in self.metrics()[-1:]):
+                raise AssertionError(f"done before generation {generation}\n{self.tell()}")
             time.sleep(0.2)
         raise AssertionError(f"update {update} not reached in {timeout_s} s\n{self.tell()}")
 
