@@ -70,8 +70,13 @@ def _for_this_machine(
     request: Request, job: JobConfig, run: TrainConfig
 ) -> tuple[JobConfig, TrainConfig]:
     """Defaults that suit processes beside each other, where nothing else was asked for."""
-    if job.rendezvous == RendezvousConfig():
-        job = dataclasses.replace(job, rendezvous=spec.LOCAL_RENDEZVOUS)
+    usual, local = RendezvousConfig(), spec.LOCAL_RENDEZVOUS
+    untouched = {
+        field.name: getattr(local, field.name)
+        for field in dataclasses.fields(RendezvousConfig)
+        if getattr(job.rendezvous, field.name) == getattr(usual, field.name)
+    }
+    job = dataclasses.replace(job, rendezvous=dataclasses.replace(job.rendezvous, **untouched))
     given = any(override.startswith("log.metrics_port=") for override in request.overrides)
     if not given and run.log.metrics_port == LogConfig().metrics_port:
         # A port belongs to the whole machine: two runs at once would meet there.

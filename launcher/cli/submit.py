@@ -97,9 +97,7 @@ def submit(
     if dry_run is DryRun.client:
         _print_objects(_resolved(request), output)
         return
-    resolved = _resolved(request)
-    if resolved.missing:
-        raise UsageError("; ".join(resolved.missing))
+    resolved = _complete(request)
     if not request.local or dry_run is DryRun.server:
         where = "--dry-run=server" if dry_run is DryRun.server else "submit without --local"
         raise LauncherError(
@@ -127,14 +125,24 @@ def submit(
 def render(
     context: typer.Context, request: Request, output: opt.OutputFormat = Output.yaml
 ) -> None:
-    """Print the objects of a training run for kubectl, as submit --dry-run=client does.
+    """Print the objects of a training run for kubectl; refuses what submit would refuse.
+
+    For a look while image or addresses are still missing: launcher submit --dry-run=client.
 
     \b
     Examples:
       launcher render --model senet154 --gpus 64 | kubectl apply -f -
       launcher render --model dpn98 -o json optim.lr=0.2 | jq .items[2].spec
     """
-    _print_objects(_resolved(request), output)
+    _print_objects(_complete(request), output)
+
+
+def _complete(request: Request) -> Resolved:
+    """Raises UsageError where something that a real run needs is not set."""
+    resolved = _resolved(request)
+    if resolved.missing:
+        raise UsageError("; ".join(resolved.missing))
+    return resolved
 
 
 def _resolved(request: Request) -> Resolved:

@@ -11,13 +11,6 @@ from launcher.errors import UsageError
 from launcher.spec import CHECKPOINTS_ANNOTATION, MODEL_ANNOTATION
 
 HOST = "127.0.0.1"
-LOCAL_RENDEZVOUS = {
-    # A lost neighbour is noticed after 3 s. Fewer signs of life split the group on a busy machine.
-    "keep_alive_interval": "1",
-    "keep_alive_max_attempt": "3",
-    "last_call_timeout": "1",
-}
-"""Replaces the cluster's values: here a process starts in seconds, a pod in minutes."""
 
 _PROGRAMS = {
     "python": (sys.executable,),
@@ -62,7 +55,7 @@ def read_objects(objects: Sequence[Mapping[str, Any]]) -> Job:
         container = next(each for each in pod["containers"] if each["name"] == "pytorch")
         store_container = store["spec"]["template"]["spec"]["containers"][0]
         num_processes = int(job["spec"].get("nprocPerNode", 1))
-        conf = {each["key"]: str(each["value"]) for each in elastic.get("rdzvConf", ())}
+        conf = elastic.get("rdzvConf", ())
         return Job(
             name=job["metadata"]["name"],
             model=annotations.get(MODEL_ANNOTATION, ""),
@@ -80,9 +73,7 @@ def read_objects(objects: Sequence[Mapping[str, Any]]) -> Job:
                 "PET_RDZV_BACKEND": elastic.get("rdzvBackend", "c10d"),
                 "PET_RDZV_ID": elastic["rdzvId"],
                 "PET_MAX_RESTARTS": str(elastic["maxRestarts"]),
-                "PET_RDZV_CONF": ",".join(
-                    f"{key}={value}" for key, value in {**conf, **LOCAL_RENDEZVOUS}.items()
-                ),
+                "PET_RDZV_CONF": ",".join(f"{each['key']}={each['value']}" for each in conf),
                 "PET_LOCAL_ADDR": HOST,
                 "PYTHONUNBUFFERED": "1",
             },

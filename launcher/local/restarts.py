@@ -13,6 +13,7 @@ The run fails instead, with the reason, when
 from __future__ import annotations
 
 import re
+import signal
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -87,3 +88,8 @@ def last_words(lines: Iterable[str]) -> str:
         if _ERROR.match(text) and not text.startswith("torch.distributed.elastic"):
             error = text
     return (error or last)[:500]
+
+
+def describe(code: int) -> str:
+    """An exit code as subprocess gives it, in words."""
+    return f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from launcher.errors import Conflict, LauncherError, NotFound, TimedOut, UsageError
-from launcher.local import processes
+from launcher.local import gpus, processes
 from launcher.local.folder import Folder, folders, iso, state_root
 from launcher.local.job import read_objects
 from launcher.status import ENDED, Event, JobStatus, WorkerStatus
@@ -47,6 +47,7 @@ def submit(objects: Sequence[Mapping[str, Any]]) -> JobStatus:
             "torch is not installed, and a local run trains on this machine; "
             "pip install '.[train]', or submit to a cluster"
         )
+    gpus.check(job, gpus.visible(os.environ))
     folder = Folder(state_root() / job.name)
     for each in (folder.logs, folder.termination):
         each.mkdir(parents=True, exist_ok=True)

@@ -21,10 +21,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from launcher.errors import LauncherError
-from launcher.local import processes
+from launcher.local import gpus, processes
 from launcher.local.folder import Folder, iso, state_root
 from launcher.local.job import HOST, Job, at_port, clean_environment, read_objects
-from launcher.local.restarts import Record, back_off_s, last_words
+from launcher.local.restarts import Record, back_off_s, describe, last_words
 from launcher.status import Event, JobState, JobStatus, WorkerState, WorkerStatus
 
 logger = logging.getLogger(__name__)
@@ -85,6 +85,7 @@ class Supervisor:
         self.job = job
         self.directory = directory
         self.submission = submission
+        self.gpus = gpus.visible(os.environ)
         self.rendezvous = Process("rendezvous")
         self.workers: dict[int, Process] = {}
         self.desired = 0
@@ -106,7 +107,7 @@ class Supervisor:
 
     def run(self) -> None:
         """Until the job has ended and none of its processes is left."""
-        self.event("Normal", "Created", "job", f"created with {self.job.workers} workers")
+        self.event("Normal", "Created", "job", f"created, workers: {self.job.workers}")
         while self.ended_at is None:
             self.tick(time.monotonic())
             time.sleep(TICK_S)
@@ -220,6 +221,7 @@ class Supervisor:
                 max(1, len(os.sched_getaffinity(0)) // (job.workers * job.num_processes))
             ),
             **{key: os.environ[key] for key in ("OMP_NUM_THREADS",) if key in os.environ},
+            **gpus.share(job, worker.index, self.gpus),
             **job.worker_env,
             "PET_RDZV_ENDPOINT": f"{HOST}:{self.port}",
             "PET_LOG_DIR": str(self.folder.elastic),
@@ -453,11 +455,6 @@ def worker_status(worker: Process) -> WorkerStatus:
         started_at=iso(worker.started_at) if worker.attempt else None,
         reason=worker.reason,
     )
-
-
-def describe(code: int) -> str:
-    """An exit code as subprocess gives it, in words."""
-    return f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
 
 
 def main(argv: list[str] | None = None) -> int:

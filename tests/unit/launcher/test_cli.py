@@ -258,7 +258,7 @@ def process(
     [
         ["--help"],
         ["submit", "--help"],
-        ["render", "--model", "senet154"],
+        ["render", "--model", "senet154", *CLUSTER],
         ["submit", "--model", "senet154", "--gpus", "64", "--dry-run=client"],
         ["list"],
         ["config", "view"],
@@ -290,7 +290,7 @@ def test_completion_prints_a_script_and_completes_recipes() -> None:
 
 
 def test_a_reader_that_leaves_early_is_no_error() -> None:
-    command = f"{sys.executable} -m launcher render --model senet154 | head -n 1"
+    command = f"{sys.executable} -m launcher submit --model senet154 --dry-run=client | head -n 1"
     done = subprocess.run(
         ["bash", "-c", f"{command}; exit ${{PIPESTATUS[0]}}"], capture_output=True, text=True,
         check=False, timeout=60, env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},

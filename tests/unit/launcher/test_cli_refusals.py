@@ -87,6 +87,7 @@ ROWS: list[tuple[list[str], int, tuple[str, ...]]] = [
     ([*RENDER, "--val", "s3://"], 2, ("--val", "no bucket")),
     ([*RENDER, "--val", "s3://key:word@b/c"], 2, ("--val", "credentials", "s3_secret")),
     # verbs
+    (["render", "--model", "senet154"], 2, ("--image", "LAUNCHER_DATA", "launcher.toml")),
     (["submit", "--model", "senet154"], 2, ("--image", "LAUNCHER_DATA", "launcher.toml")),
     (["submit", "--model", "resnet18", "--local"], 2, ("data is not set", "--data")),
     (["submit", "--model", "senet154", *GIVEN], 1, ("cluster", "launcher render", "kubectl")),

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from launcher.local.job import at_port, clean_environment
+from launcher.errors import UsageError
+from launcher.local import gpus
+from launcher.local.job import Job, at_port, clean_environment, read_objects
 from launcher.local.restarts import (
     FAILURES_MOST,
     HEALTHY_S,
@@ -16,6 +20,9 @@ from launcher.local.restarts import (
     back_off_s,
     last_words,
 )
+from launcher.render import render
+from launcher.request import Request
+from tests.unit.launcher.goldens import spec
 
 
 def test_the_back_off_doubles_to_its_longest() -> None:
@@ -87,3 +94,43 @@ def test_a_torchrun_around_us_does_not_mislead_ours() -> None:
         "PATH": "/bin",
         "AWS_REGION": "z",
     }
+
+
+def local_job(*overrides: str, **asked: int) -> Job:
+    request = Request(
+        model="resnet18", name="a", local=True, data="/d", overrides=overrides, **asked
+    )
+    return read_objects(render(spec(request)))
+
+
+def test_a_worker_has_the_same_gpus_after_each_restart_and_shares_none() -> None:
+    job = local_job(workers=2, max_workers=3, gpus_per_worker=2)
+    shown = ["0", "1", "2", "3", "GPU-5", "7", "9"]
+    shares = [gpus.share(job, worker, shown)["CUDA_VISIBLE_DEVICES"] for worker in range(3)]
+    assert shares == ["0,1", "2,3", "GPU-5,7"]
+    gpus.check(job, shown)
+    with pytest.raises(UsageError, match=r"--max-workers 3 with 2 processes .* need 6 GPUs, .* 5;"):
+        gpus.check(job, shown[:5])
+
+
+def test_without_gpus_any_number_of_workers_trains_on_the_cpu(tmp_path: Path) -> None:
+    job = local_job(workers=2)
+    for hidden in ({"CUDA_VISIBLE_DEVICES": ""}, {}):
+        shown = gpus.visible(hidden, tmp_path)
+        gpus.check(job, shown)
+        assert gpus.share(job, 0, shown) == {}
+    for name in ("nvidia0", "nvidia1", "nvidiactl", "nvidia-uvm"):
+        (tmp_path / name).touch()
+    assert gpus.visible({}, tmp_path) == ["0", "1"]
+    assert gpus.visible({"CUDA_VISIBLE_DEVICES": "1, 3"}, tmp_path) == ["1", "3"]
+
+
+def test_a_rendezvous_setting_of_the_user_holds_here_too() -> None:
+    conf = dict(
+        pair.split("=")
+        for pair in local_job("job.rendezvous.last_call_timeout_s=7")
+        .worker_env["PET_RDZV_CONF"]
+        .split(",")
+    )
+    assert conf["last_call_timeout"] == "7"
+    assert (conf["keep_alive_interval"], conf["is_host"]) == ("1", "0")

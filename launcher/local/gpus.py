@@ -1,0 +1,37 @@
+"""Which GPUs a local worker sees: its own, as a node's device plugin would hand them out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from launcher.errors import UsageError
+from launcher.local.job import Job
+
+VISIBLE = "CUDA_VISIBLE_DEVICES"
+
+
+def visible(environment: Mapping[str, str], devices: Path = Path("/dev")) -> list[str]:
+    """The GPUs that this machine shows us, as CUDA names them; empty to train on the CPU."""
+    if VISIBLE in environment:
+        return [name.strip() for name in environment[VISIBLE].split(",") if name.strip()]
+    return [str(number) for number in range(len(list(devices.glob("nvidia[0-9]*"))))]
+
+
+def check(job: Job, gpus: Sequence[str]) -> None:
+    """Raises UsageError where there are GPUs, but not one for each process of the largest group."""
+    wanted = job.most * job.num_processes
+    if gpus and wanted > len(gpus):
+        raise UsageError(
+            f"--max-workers {job.most} with {job.num_processes} processes each would need {wanted}"
+            f" GPUs, but this machine shows {len(gpus)}; ask for fewer, or set {VISIBLE}= (to"
+            " nothing) to train on the CPU"
+        )
+
+
+def share(job: Job, worker: int, gpus: Sequence[str]) -> dict[str, str]:
+    """The environment that shows a worker its own GPUs, the same ones after each restart."""
+    if not gpus:
+        return {}
+    first = worker * job.num_processes
+    return {VISIBLE: ",".join(gpus[first : first + job.num_processes])}
