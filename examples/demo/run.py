@@ -31,6 +31,8 @@ from examples.demo.result import Result, judge, sparkline, table
 JOB = Path(__file__).with_name("job.yaml")
 VICTIM = 1
 """The worker that is killed."""
+KILL_AT = 0.52
+"""Share of the run that is done then: a little more than the checkpoint at one half holds."""
 DEADLINE = "15m"
 """The run is cancelled after this long: something is wrong, or the machine very busy."""
 TELL_EVERY_S = 5.0
@@ -152,7 +154,7 @@ def follow(run: Run) -> float:
             time.sleep(0.2)
             metrics = run.metrics()
             teller.tell(metrics)
-            if not killed_at and metrics and metrics[-1]["seen"] >= metrics[0]["goal"] / 2:
+            if not killed_at and metrics and metrics[-1]["seen"] >= KILL_AT * metrics[0]["goal"]:
                 killed_at = kill(run)
     finally:
         waiting.terminate()
