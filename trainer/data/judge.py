@@ -16,7 +16,8 @@ from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Literal
 
-SUFFIXES = (".jpg", ".jpeg", ".JPG", ".JPEG", ".png", ".gif", ".bmp", ".webp")
+_LOWER = (".jpg", ".jpeg", ".png", ".gif", ".bmp", ".webp")
+SUFFIXES = (*_LOWER, *map(str.upper, _LOWER))
 """Endings under which a file is sought that is not there under its listed name."""
 
 MOST_IMAGE_BYTES = 256 << 20

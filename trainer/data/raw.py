@@ -15,6 +15,7 @@ found by comparing with the lists. The labels of the lists are the truth.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,8 +28,9 @@ Split = Literal["train", "val"]
 Source = Literal["all", "google", "flickr"]
 SOURCES: tuple[Source, ...] = ("google", "flickr")
 VAL_FOLDERS = {"val_images_256": "1.0", "val_images_resized": "2.0", "val_images": "2.0"}
-SUFFIXES = (".jpg", ".jpeg", ".JPG", ".JPEG", ".png", ".gif", ".bmp", ".webp")
-"""Endings under which an image is sought that is not there under its listed name."""
+UNKNOWN_ROW = -1
+"""Where no list tells a sample's row."""
+_NUMBER = re.compile("[0-9]{1,9}")  # what is read goes into arrays of 32 and 64 bits
 
 
 class RawError(ValueError):
@@ -49,7 +51,7 @@ class Part:
     metas: list[str]
     """Metadata file of each sample, below the raw folder; empty: it has no texts."""
     rows: NDArray[np.int64]
-    """Row of each sample in its metadata file, from 1; 0: unknown, to be sought by id."""
+    """Row of each sample in its metadata file, from 1; UNKNOWN_ROW: to be sought by id."""
 
     def keep_below(self, num_classes: int) -> None:
         """Drops the samples of other classes."""
@@ -71,7 +73,7 @@ def read_lists(
         raise RawError(
             f"{folder} is not WebVision's layout: it has no folder info/ with the file lists"
         )
-    classes = tuple(line for _, line in _lines(folder / "info/synsets.txt"))
+    classes = _synsets(folder / "info/synsets.txt")
     if not num_classes <= len(classes):
         raise RawError(
             f"--classes is {num_classes}, but {folder}/info/synsets.txt has {len(classes)}"
@@ -85,6 +87,16 @@ def read_lists(
         for part in parts:
             part.keep_below(num_classes)
     return parts, classes
+
+
+def _synsets(path: Path) -> tuple[str, ...]:
+    """Line i is class i, so a blank line between others would move all that follow it."""
+    classes = []
+    for number, line in _lines(path):
+        classes.append(line)
+        if number != len(classes):
+            raise RawError(f"{path} line {len(classes)} is blank, but each line must be a class")
+    return tuple(classes)
 
 
 def _lists(folder: Path, source: Source) -> list[str]:
@@ -123,7 +135,7 @@ def _train_part(folder: Path, source: str, num_classes: int) -> Part:
                 "line by line they must be of the same images"
             )
     else:
-        metas, rows = [_meta_of(name) for name in names], np.zeros(len(names), np.int64)
+        metas, rows = [_meta_of(name) for name in names], _unknown(len(names))
     layout = "2.0" if first.endswith("_images_resized") else "1.0"
     return Part(source, layout, names, labels, metas, rows)
 
@@ -137,8 +149,12 @@ def _val_part(folder: Path, num_classes: int) -> Part:
     if images is None:
         raise RawError(f"{folder} has no validation images: none of {', '.join(VAL_FOLDERS)}")
     names = [f"{images}/{name}" for name in names]
-    none = np.zeros(len(names), np.int64)
-    return Part("val", VAL_FOLDERS[images], names, labels, [""] * len(names), none)
+    no_metas = [""] * len(names)
+    return Part("val", VAL_FOLDERS[images], names, labels, no_metas, _unknown(len(names)))
+
+
+def _unknown(count: int) -> NDArray[np.int64]:
+    return np.full(count, UNKNOWN_ROW, np.int64)
 
 
 def _file_list(path: Path, num_classes: int) -> tuple[list[str], NDArray[np.uint32]]:
@@ -146,7 +162,7 @@ def _file_list(path: Path, num_classes: int) -> tuple[list[str], NDArray[np.uint
     for number, line in _lines(path):
         name, _, label = line.replace("\t", " ").rpartition(" ")
         name = name.strip()
-        if not name or not label.isdecimal() or not _inside(name):
+        if not _inside(name) or not _is_number(label):
             raise RawError(
                 f"{path} line {number} is {line[:80]!r}, but it must be an image's path and a label"
             )
@@ -168,7 +184,7 @@ def _meta_list(path: Path) -> tuple[list[str], NDArray[np.int64]]:
     for number, line in _lines(path):
         meta, _, row = line.replace("\t", " ").rpartition(" ")
         meta = meta.strip()
-        if not meta or not row.isdecimal() or not _inside(meta):
+        if not _inside(meta) or not _is_number(row):
             raise RawError(
                 f"{path} line {number} is {line[:80]!r}, "
                 "but it must be a metadata file's path and a row"
@@ -179,13 +195,17 @@ def _meta_list(path: Path) -> tuple[list[str], NDArray[np.int64]]:
 
 
 def _inside(name: str) -> bool:
-    return not name.startswith("/") and ".." not in name.split("/")
+    """Whether it is a path that does not lead out of the raw folder."""
+    return name[:1] not in ("", "/") and ".." not in name.split("/") and "\0" not in name
+
+
+def _is_number(text: str) -> bool:
+    return _NUMBER.fullmatch(text) is not None
 
 
 def _meta_of(name: str) -> str:
     """google_images_resized/q00932/x.jpg -> google/q00932.json"""
-    source, _, rest = name.partition("/")
-    return f"{source.removesuffix('_images_resized')}/{rest.partition('/')[0]}.json"
+    return f"{source_of(name)}/{name.partition('/')[2].partition('/')[0]}.json"
 
 
 def _lines(path: Path) -> Iterator[tuple[int, str]]:
@@ -203,7 +223,12 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
 def query_number(name: str) -> int:
     """google/q0012/x.jpg -> 12; 0 where no folder says so."""
     folder = os.path.basename(os.path.dirname(name))
-    return int(folder[1:]) if folder[:1] == "q" and folder[1:].isdecimal() else 0
+    return int(folder[1:]) if folder[:1] == "q" and _is_number(folder[1:]) else 0
+
+
+def source_of(name: str) -> str:
+    """google_images_resized/q00932/x.jpg -> google"""
+    return name.partition("/")[0].removesuffix("_images_resized")
 
 
 def queries(folder: Path, source: str) -> dict[int, str]:
@@ -214,7 +239,7 @@ def queries(folder: Path, source: str) -> dict[int, str]:
     for path in filter(Path.exists, lists):
         for number, line in _lines(path):
             query, _, words = line.replace("\t", " ").partition(" ")
-            if not query.isdecimal():
+            if not _is_number(query):
                 raise RawError(
                     f"{path} line {number} is {line[:80]!r}, but it must begin with a number"
                 )
@@ -230,7 +255,7 @@ def against_queries(folder: Path, parts: list[Part]) -> Iterator[tuple[str, str]
     classes: dict[int, set[int]] = {}
     for number, line in _lines(path):
         fields = line.split()
-        if len(fields) != 2 or not (fields[0].isdecimal() and fields[1].isdecimal()):
+        if len(fields) != 2 or not all(map(_is_number, fields)):
             raise RawError(f"{path} line {number} is {line[:80]!r}, but it must be two numbers")
         classes.setdefault(int(fields[0]), set()).add(int(fields[1]))
     numbers = [np.array([query_number(n) for n in part.names], np.int64) for part in parts]

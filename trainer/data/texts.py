@@ -46,10 +46,10 @@ def join(folder: Path, parts: list[raw.Part], path: Path) -> Spool:
     """Writes each sample's record to the new file `path`."""
     total = sum(len(part.names) for part in parts)
     spool = Spool(path, np.zeros(total, np.int64), np.zeros(total, np.int64), [], [])
+    queries: dict[str, dict[int, str]] = {s: raw.queries(folder, s) for s in raw.SOURCES}
     first = 0
     with open(path, "wb") as file:
         for part in parts:
-            queries = raw.queries(folder, part.source)
             # Lists may be shuffled; grouped by file, each metadata file is read once.
             for meta, members in _by_file(part.metas):
                 texts = _Texts.read(folder, meta) if meta else None
@@ -62,7 +62,8 @@ def join(folder: Path, parts: list[raw.Part], path: Path) -> Spool:
                         entry, problem = texts.find(name, int(part.rows[i]))
                         if problem:
                             spool.mismatched.append((name, problem))
-                    query = queries.get(raw.query_number(name), "")
+                    words = queries.get(raw.source_of(name), {})
+                    query = words.get(raw.query_number(name), "")
                     line = _record(name, query, entry)
                     spool.starts[first + i], spool.lengths[first + i] = file.tell(), len(line)
                     file.write(line)
@@ -119,8 +120,8 @@ class _Texts:
         source, _, rest = meta.partition("/")
         # Some unpack the metadata to a folder of its own, as both may not fit in one.
         places = (folder / meta, folder / f"{source}_json" / rest, folder / "info" / meta)
-        path = next((place for place in places if place.exists()), folder / meta)
         try:
+            path = next((place for place in places if place.exists()), folder / meta)
             content = path.read_bytes().decode("utf-8-sig", "replace")
             entries = json.loads(content)
         except OSError as error:
@@ -140,9 +141,9 @@ class _Texts:
         if not self.by_id:
             self.by_id = {str(e.get("id")): e for e in self.entries if isinstance(e, dict)}
         entry = self.by_id.get(stem, {})
-        if row == 0:
+        if row == raw.UNKNOWN_ROW:
             return entry, "" if entry else f"no entry of {self.meta} has its id"
-        if row > len(self.entries):
-            return entry, f"row {row} of {self.meta}, which has {len(self.entries)}"
+        if not 1 <= row <= len(self.entries):
+            return entry, f"row {row} of {self.meta}, whose rows are 1 to {len(self.entries)}"
         found = there.get("id") if isinstance(there, dict) else None
-        return entry, f"row {row} of {self.meta} is of {found!r}"
+        return entry, f"row {row} of {self.meta} is of {repr(found)[:80]}"
