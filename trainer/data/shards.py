@@ -16,6 +16,7 @@ import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from tokenize import TokenError
 from typing import Any, TypeVar
 
 import numpy as np
@@ -26,6 +27,8 @@ from trainer.storage import NotFound, Store, open_store
 
 FORMAT = "shards/1"
 MANIFEST = "manifest.json"
+MOST = (1 << 63) - 1
+"""The largest count or size that a manifest may hold."""
 
 INDEX = np.dtype(
     [
@@ -76,7 +79,7 @@ class Dataset:
 
     def index(self) -> NDArray[Any]:
         """The rows of INDEX by sample id, mapped read-only. Not to be pickled: that copies it."""
-        mapped: NDArray[Any] = np.load(self.index_path, mmap_mode="r", allow_pickle=False)
+        mapped: NDArray[Any] = np.lib.format.open_memmap(self.index_path, mode="r")
         return mapped
 
 
@@ -97,7 +100,9 @@ def open_dataset(address: str, cache_dir: Path) -> Dataset:
         ) from error
     fields = _Fields(where, _object(content, where))
     if fields.take("format", str) != FORMAT:
-        raise DatasetError(f"format in {where} is {fields.of['format']!r}; allowed is {FORMAT!r}")
+        raise DatasetError(
+            f"format in {where} is {_short(fields.of['format'])}; allowed is {FORMAT!r}"
+        )
     shards = tuple(_shard(fields.entry(i)) for i in range(len(fields.take("shards", list))))
     num_samples = fields.count("num_samples")
     if sum(shard.num_samples for shard in shards) != num_samples:
@@ -106,7 +111,7 @@ def open_dataset(address: str, cache_dir: Path) -> Dataset:
             f"{sum(shard.num_samples for shard in shards)}"
         )
     num_classes = fields.count("num_classes")
-    classes = tuple(str(name) for name in fields.take("classes", list))
+    classes = fields.strings("classes")
     if classes and len(classes) != num_classes:
         raise DatasetError(
             f"classes in {where} has {len(classes)} names, but num_classes is {num_classes}"
@@ -122,10 +127,10 @@ def open_dataset(address: str, cache_dir: Path) -> Dataset:
 def _object(content: bytes, where: str) -> dict[str, Any]:
     try:
         parsed = json.loads(content)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise DatasetError(f"{where} is not valid JSON: {error}") from error
     if not isinstance(parsed, dict):
-        raise DatasetError(f"{where} must hold an object, not a {type(parsed).__name__}")
+        raise DatasetError(f"{where} is {_short(parsed)}, but it must be an object")
     return parsed
 
 
@@ -147,17 +152,27 @@ class _Fields:
         if not isinstance(value, kind) or isinstance(value, bool):
             raise DatasetError(
                 f"{self.path}{name} in {self.where} is {_short(value)}, "
-                f"but it must be a {_WORDS[kind]}"
+                f"but it must be {_WORDS[kind]}"
             )
         return value
 
     def count(self, name: str) -> int:
         value = self.take(name, int)
-        if value < 1:
+        if not 1 <= value <= MOST:
             raise DatasetError(
-                f"{self.path}{name} in {self.where} is {value}, but it must be at least 1"
+                f"{self.path}{name} in {self.where} is {_short(value)}, "
+                f"but it must be from 1 to {MOST}"
             )
         return value
+
+    def strings(self, name: str) -> tuple[str, ...]:
+        for number, value in enumerate(self.take(name, list)):
+            if not isinstance(value, str):
+                raise DatasetError(
+                    f"{self.path}{name}[{number}] in {self.where} is {_short(value)}, "
+                    "but it must be a string"
+                )
+        return tuple(self.of[name])
 
     def inner(self, name: str) -> _Fields:
         return _Fields(self.where, self.take(name, dict), f"{self.path}{name}.")
@@ -173,7 +188,7 @@ class _Fields:
 
     def object(self) -> Object:
         key, sha256 = self.take("key", str), self.take("sha256", str)
-        if not key or any(part in ("", ".", "..") for part in key.split("/")):
+        if "\0" in key or any(part in ("", ".", "..") for part in key.split("/")):
             raise DatasetError(
                 f"{self.path}key in {self.where} is {_short(key)}, but it must be a relative path"
             )
@@ -185,7 +200,12 @@ class _Fields:
         return Object(key, self.count("size"), sha256)
 
 
-_WORDS: dict[type, str] = {str: "string", int: "whole number", list: "list", dict: "object"}
+_WORDS: dict[type, str] = {
+    str: "a string",
+    int: "a whole number",
+    list: "a list",
+    dict: "an object",
+}
 
 
 def _short(value: object) -> str:
@@ -204,7 +224,12 @@ def _index(store: Store, described: Object, cache_dir: Path) -> Path:
     if path is None:
         # In a folder of its own, without a bound: shards must not push out what is mapped.
         cache = NodeCache(cache_dir / "indexes", limit_bytes=1 << 62)
-        os.close(cache.open(store, described.key, described.size, described.sha256))
+        try:
+            os.close(cache.open(store, described.key, described.size, described.sha256))
+        except NotFound as error:
+            raise DatasetError(
+                f"the index {address} is missing, but the manifest names it"
+            ) from error
         return cache.path(described.sha256)
     try:
         problem = difference(path, described.size, described.sha256)
@@ -220,8 +245,9 @@ def _check_index(dataset: Dataset, address: str) -> None:
     """Refuses rows that point outside of the shards or classes."""
     try:
         index = dataset.index()
-    except (ValueError, OSError, EOFError) as error:
-        raise DatasetError(f"the index {address} is not a numpy file: {error}") from error
+    except (ValueError, OSError, EOFError, OverflowError, TokenError) as error:
+        # numpy reads the header as Python, and its own words advise to trust the file.
+        raise DatasetError(f"the index {address} is not a .npy file of plain columns") from error
     if index.dtype != INDEX:
         raise DatasetError(
             f"the index {address} has the columns {_short(index.dtype.descr)}, "
