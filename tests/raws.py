@@ -57,6 +57,12 @@ def samples(count: int, num_classes: int = 3) -> list[Sample]:
     ]
 
 
+def big(count: int) -> list[Sample]:
+    """Good samples of google, of which three fill a shard of 1 MiB."""
+    data = picture(1, 300, 300, format="BMP")
+    return [Sample(f"img{i:04d}", data=data) for i in range(count)]
+
+
 @dataclass
 class Tree:
     """Writes a raw folder; what tests want broken they change afterwards or by the fields."""
@@ -131,6 +137,28 @@ class Tree:
 
 def _lines(path: Path, lines: Iterable[str]) -> None:
     path.write_text("".join(f"{line}\n" for line in lines))
+
+
+def flaw(raw: Path) -> dict[str, list[str]]:
+    """Breaks a 2.0 folder of `samples` in each way; gives the lines of pack's files of names."""
+    (raw / "google_images_resized/q00001/img0000.jpg").write_bytes(b"<html>")
+    (raw / "flickr_images_resized/q00002/img0001.jpg").unlink()
+    (raw / "flickr/q00001.json").write_text("{}")
+    labels = raw / "info/train_filelist_google.txt"
+    labels.write_text(labels.read_text().replace("img0002.jpg 2", "img0002.jpg 1"))
+    rows = raw / "info/train_meta_list_flickr.txt"
+    rows.write_text(rows.read_text().replace("flickr/q00003.json 1", "flickr/q00003.json 3"))
+    image = "google_images_resized/q0000"
+    return {
+        "damaged": [f"{image}1/img0000.jpg\tnot a whole picture: in no format that Pillow knows"],
+        "missing": ["flickr_images_resized/q00002/img0001.jpg\tno such file"],
+        "mismatched": [
+            f"{image}3/img0002.jpg\tlabel 1, but query 3 is of class 2",
+            "flickr_images_resized/q00003/img0005.jpg\t"
+            "row 3 of flickr/q00003.json, whose rows are 1 to 2",
+        ],
+        "unreadable_texts": ["flickr/q00001.json\tnot a JSON array, but dict"],
+    }
 
 
 def write_dataset(address: str, images: list[bytes], shard_bytes: int = 8192) -> None:

@@ -132,7 +132,7 @@ def pack(options: argparse.Namespace) -> int:
                 )
             source = {"layout": f"webvision-{parts[0].layout}", "split": options.split}
             if options.split == "train":
-                source["source"] = options.source
+                source["source"] = parts[0].source if len(parts) == 1 else "all"
             if len(sides_px) == 1:
                 source["short_side_px"] = sides_px.pop()
             sha256 = writer.commit(classes, source)
@@ -245,11 +245,10 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _folder(text: str) -> Path:
-    path = Path(text)
-    if not path.is_dir():
+    if not os.path.isdir(text):  # Path.is_dir would raise for a name that is too long
         hint = "; raw data is read from a local folder" if "://" in text else ""
         raise argparse.ArgumentTypeError(f"no such folder: {text}{hint}")
-    return path
+    return Path(text)
 
 
 def _between(least: int, most: int) -> Callable[[str], int]:
