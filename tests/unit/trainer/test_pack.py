@@ -223,6 +223,27 @@ def test_strict_packs_nothing_but_names_all(raw: Path, out: Path, capsys: Captur
     assert (out / "mismatched.txt").exists()
 
 
+@pytest.mark.parametrize(
+    ("file", "content", "flaw_of"),
+    [
+        ("google_images_resized/q00001/img0000.jpg", "<html>", "damaged 1"),
+        ("google_images_resized/q00001/img0000.jpg", None, "missing 1"),
+        ("google/q00001.json", '[{}, {"id": "img0006"}]', "mismatched 1"),
+        ("info/queries_synsets_map.txt", "1 0\n2 1\n3 1\n", "mismatched 4"),
+        ("google/q00001.json", None, "unreadable texts 1"),
+    ],
+)
+def test_strict_refuses_each_flaw_alone(
+    file: str, content: str | None, flaw_of: str, raw: Path, out: Path, capsys: Captured
+) -> None:
+    (raw / file).unlink()
+    if content is not None:
+        (raw / file).write_text(content)
+    assert run(raw, out, "--strict") == 1
+    assert f", {flaw_of}" in one_line(capsys)
+    assert not (out / "manifest.json").exists()
+
+
 def test_strict_is_content_with_flawless_data(raw: Path, out: Path) -> None:
     assert run(raw, out, "--strict") == 0
     assert len(packed(out)) == 12
