@@ -18,6 +18,9 @@ from torch import Tensor
 GREY = 128
 """Value of the pixels that stand for a damaged image: the middle of the range."""
 
+MOST_PIXELS = 2 * (Image.MAX_IMAGE_PIXELS or 0)
+"""Above this Pillow refuses too; a forged header must not take gigabytes."""
+
 
 class DamagedImage(ValueError):
     """Bytes that no decoder reads as a whole picture."""
@@ -27,8 +30,13 @@ def decode(data: bytes) -> Tensor:
     """The picture as (3, H, W) uint8 RGB. Raises DamagedImage."""
     if data[:2] == b"\xff\xd8":
         try:
-            if simplejpeg.decode_jpeg_header(data)[2] != "CMYK":
+            height, width, colours, _ = simplejpeg.decode_jpeg_header(data)
+            if height * width > MOST_PIXELS:
+                raise DamagedImage(f"too many pixels: {width} x {height}")
+            if colours != "CMYK":
                 return torch.from_numpy(simplejpeg.decode_jpeg(data, "RGB")).permute(2, 0, 1)
+        except DamagedImage:
+            raise
         except ValueError:
             pass  # damaged, or read by Pillow all the same
     try:

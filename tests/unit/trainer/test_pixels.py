@@ -46,6 +46,14 @@ def test_half_a_picture_is_damaged(data: bytes) -> None:
         decode(data)
 
 
+def test_a_forged_header_takes_no_gigabytes() -> None:
+    data = bytearray(picture())
+    size = data.index(b"\xff\xc0") + 5  # of the frame: height, then width
+    data[size : size + 4] = b"\x7f\xff\x7f\xff"
+    with pytest.raises(DamagedImage, match="too many pixels: 32767 x 32767"):
+        decode(bytes(data))
+
+
 def test_9_a_view_depends_on_seed_epoch_and_id_alone() -> None:
     config = InputConfig(size_px=32)
     image = decode(picture())
