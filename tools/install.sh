@@ -9,5 +9,6 @@ else
     [ -x .venv/uv/bin/uv ] || .venv/bin/python -m pip install -q --target .venv/uv uv
     uv=.venv/uv/bin/uv
 fi
-$uv pip sync -q --python .venv/bin/python --require-hashes requirements/dev.lock
+# Compiled here once: torch alone is seconds of compiling, which a process that may not write would pay at each start.
+$uv pip sync -q --compile-bytecode --python .venv/bin/python --require-hashes requirements/dev.lock
 $uv pip install -q --python .venv/bin/python --no-deps --editable .
