@@ -13,13 +13,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from local_objects import objects
 
 from launcher import local
 from launcher.errors import Conflict, NotFound, TimedOut, UsageError
 from launcher.local import processes
 from launcher.local.folder import Folder, folders
 from launcher.status import JobStatus
+from tests.integration.local_objects import objects
 
 SLEEP = "import time; time.sleep(1000)"
 

@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from local_objects import objects
 
 from launcher import local
 from launcher.local import processes
 from launcher.local.folder import Folder, folders
+from tests.integration.local_objects import objects
 
 WORKER = str(Path(__file__).with_name("local_worker.py"))
 STORE = ("python", "-m", "trainer.rendezvous", "--port", "29400")

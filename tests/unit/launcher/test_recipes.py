@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import pytest
-from goldens import spec
 
 from launcher.request import Request
 from launcher.resolve import recipes
 from launcher.spec import JobSpec
+from tests.unit.launcher.goldens import spec
 
 # Weights tag whose preprocessing a recipe follows; resnext152d_32x4d is none of timm's names.
 TAGS = {

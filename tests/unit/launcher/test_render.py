@@ -12,7 +12,6 @@ from typing import Any
 import jsonschema
 import pytest
 import yaml
-from goldens import FOLDER, GIVEN, rendered, requests, spec
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -20,6 +19,7 @@ from launcher.errors import UsageError
 from launcher.render import problems, render, to_json, to_yaml
 from launcher.request import Request
 from launcher.spec import BUDGET_LABEL, CHECKPOINTS_ANNOTATION, JOB_LABEL, MODEL_ANNOTATION
+from tests.unit.launcher.goldens import FOLDER, GIVEN, rendered, requests, spec
 from trainer.config import TrainConfig, parse
 
 NAMES = sorted(requests())
