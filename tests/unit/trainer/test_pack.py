@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -291,6 +292,17 @@ def meanwhile(out: Path, act: Callable[[], object]) -> threading.Thread:
     return thread
 
 
+def signal_main(number: signal.Signals, stuck: Path) -> None:
+    """Signals the packer, and lets it go on where it opened the pipe only after the signal came."""
+    signal.pthread_kill(threading.main_thread().ident or 0, number)
+    (fifo,) = (path for path in stuck.rglob("*.jpg") if path.is_fifo())
+    for _ in range(100):
+        time.sleep(0.05)
+        with contextlib.suppress(OSError):  # nobody waits there
+            os.close(os.open(fifo, os.O_WRONLY | os.O_NONBLOCK))
+            return
+
+
 def test_a_second_time_is_refused(raw: Path, out: Path, capsys: Captured) -> None:
     assert run(raw, out) == 0
     before = files_below(out)
@@ -305,8 +317,7 @@ def test_sigterm_leaves_nothing(stuck: Path, out: Path, monkeypatch: pytest.Monk
     scratch = stuck.parent / "scratch"
     scratch.mkdir()
     monkeypatch.setattr("tempfile.tempdir", str(scratch))
-    main = threading.main_thread().ident or 0
-    meanwhile(out, lambda: signal.pthread_kill(main, signal.SIGTERM))
+    meanwhile(out, lambda: signal_main(signal.SIGTERM, stuck))
     with pytest.raises(SystemExit) as caught:
         run(stuck, out, *BIG)
     assert caught.value.code == 143
@@ -315,8 +326,7 @@ def test_sigterm_leaves_nothing(stuck: Path, out: Path, monkeypatch: pytest.Monk
 
 
 def test_control_c_leaves_nothing(stuck: Path, out: Path, capsys: Captured) -> None:
-    main = threading.main_thread().ident or 0
-    meanwhile(out, lambda: signal.pthread_kill(main, signal.SIGINT))
+    meanwhile(out, lambda: signal_main(signal.SIGINT, stuck))
     assert run(stuck, out, *BIG) == 130
     assert one_line(capsys) == "interrupted; nothing was packed"
     assert files_below(out) == []
