@@ -24,7 +24,14 @@ def objects(
     """rendezvous: by default a process that only is there, for workers that need no store."""
     program, *args = command
     store, *store_args = rendezvous
-    conf = {"is_host": "0", "read_timeout": "60", "join_timeout": "600", "last_call_timeout": "60"}
+    conf = {
+        "is_host": "0",
+        "read_timeout": "60",
+        "join_timeout": "600",
+        "last_call_timeout": "1",
+        "keep_alive_interval": "1",
+        "keep_alive_max_attempt": "3",
+    }
     container = {
         "name": "pytorch",
         "command": [program],

@@ -326,6 +326,7 @@ def test_a_run_outlives_the_terminal_that_submitted_it(tmp_path: Path) -> None:
     given.write_text(json.dumps(objects("apart", python(SLEEP), workers=1)))
     code = (
         "import json, os, signal; from launcher import local\n"
+        "signal.signal(signal.SIGHUP, signal.SIG_DFL)\n"  # ignored where the tests run under nohup
         f"local.submit(json.load(open({str(given)!r}))); os.killpg(0, signal.SIGHUP)"
     )
     terminal = subprocess.run([sys.executable, "-c", code], start_new_session=True, check=False)
