@@ -325,6 +325,15 @@ def test_sigterm_leaves_nothing(stuck: Path, out: Path, monkeypatch: pytest.Monk
     assert list(scratch.iterdir()) == []
 
 
+@pytest.fixture
+def heeds_control_c() -> Iterator[None]:
+    """A background job of a shell is started with SIGINT ignored, and Python leaves it so."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("heeds_control_c")
 def test_control_c_leaves_nothing(stuck: Path, out: Path, capsys: Captured) -> None:
     meanwhile(out, lambda: signal_main(signal.SIGINT, stuck))
     assert run(stuck, out, *BIG) == 130
