@@ -1,7 +1,7 @@
 # Every target with "##" stands in `make help`.
 PY := .venv/bin/python
 .DEFAULT_GOAL := help
-.PHONY: help install lock fmt lint types contracts unit integration e2e test docs render bench demo clean
+.PHONY: help install lock fmt lint types contracts unit integration cluster cluster-tools e2e test docs render bench demo clean
 
 help: ## List every target with a sentence
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## (.*)/\1\t\2/' | expand -t 16
@@ -34,11 +34,17 @@ unit: install ## Run the unit tests
 integration: install ## Run the tests against real servers and processes
 	$(PY) -m pytest tests/integration -q
 
+cluster: install ## Run the tests against a real API server and training operator
+	$(PY) -m pytest tests/cluster -q
+
+cluster-tools: install ## Build the cluster's programs from their Go modules, or take them from CLUSTER_TOOLS_ARCHIVE
+	$(PY) -m tests.cluster.tools
+
 e2e: install ## Run whole jobs on this machine, kill them, resume them
 	$(PY) -m pytest tests/e2e -q
 
 test: lint types contracts ## Run every check and every test, the documents' too
-	$(PY) -m pytest tests/unit tests/integration tests/e2e -q
+	$(PY) -m pytest tests/unit tests/integration tests/cluster tests/e2e -q
 
 docs: install ## Write the generated pages and the layout in README anew
 	$(PY) -m tools.docs
