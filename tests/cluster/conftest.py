@@ -17,6 +17,14 @@ from tests.cluster.tools import Unavailable
 from tests.conftest import absent
 
 CRD = Path(__file__).parents[2] / "k8s/base/crds/kubeflow.org_pytorchjobs.yaml.gz"
+BUILD_S = 3600
+"""Longest time of the first test, which may have to build everything from source."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if Path(__file__).parent in item.path.parents:
+            item.add_marker(pytest.mark.timeout(BUILD_S))
 
 
 @pytest.fixture(scope="session")
