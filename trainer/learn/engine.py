@@ -61,8 +61,8 @@ class State:
     """A run's state: everything a checkpoint keeps, and how the device computes it."""
 
     network: nn.Module
-    parallel: nn.Module
-    """The network under DistributedDataParallel, perhaps compiled."""
+    parallel: DistributedDataParallel
+    """The network, perhaps compiled, with its gradients averaged over the ranks."""
     optimizer: torch.optim.Optimizer
     ema: dict[str, Tensor]
     """Averaged parameters and buffers by the network's names."""
@@ -140,7 +140,7 @@ def build(
         nesterov=optim.nesterov and optim.momentum > 0,
         fused=True,  # the only form that can skip an update without a read from the device
     )
-    wrapped = DistributedDataParallel(
+    parallel = DistributedDataParallel(
         network,
         device_ids=[world.device] if world.device.type == "cuda" else None,
         # Rank 0's running statistics count; they travel before an evaluation or a checkpoint
@@ -148,7 +148,8 @@ def build(
         forward_sync_buffers=False,
         gradient_as_bucket_view=True,
     )
-    parallel: Any = torch.compile(wrapped) if update.compile else wrapped
+    if update.compile:
+        network.compile()  # in place: names of the state stay
     ema = {name: value.detach().clone() for name, value in network.state_dict().items()}
     return State(
         network,
@@ -219,14 +220,14 @@ def update(
     )
     draw = generator("mixup", state.seed, step.epoch, step.start)
     statistics = _running_statistics(state.network)
-    state.parallel.train()
+    state.parallel.train()  # type: ignore[no-untyped-call]
     for micro in range(step.num_micros):
         before = time.perf_counter()
         batch = next(batches)
         waited += time.perf_counter() - before
         last = micro == step.num_micros - 1
         share = losses.mixup_share(config.mixup, draw)
-        with nullcontext() if last else _no_sync(state.parallel):
+        with nullcontext() if last else state.parallel.no_sync():
             loss = _loss(config, state, batch, share)
             if last:
                 ask()
@@ -239,12 +240,6 @@ def update(
     state.seen += num_samples
     state.timings["data"] += waited
     state.timings["step"] += time.perf_counter() - began
-
-
-def _no_sync(parallel: nn.Module) -> AbstractContextManager[Any]:
-    wrapped: Any = getattr(parallel, "_orig_mod", parallel)
-    context: AbstractContextManager[Any] = wrapped.no_sync()
-    return context
 
 
 def _loss(config: UpdateConfig, state: State, batch: Batch, share: float) -> Tensor:
