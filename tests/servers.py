@@ -193,11 +193,16 @@ ISOLATED = {
 
 def _free_ports() -> dict[str, int]:
     names = [f"{name}.port{kind}" for name in _PORTS for kind in ("", ".grpc")]
+    return dict(zip(names, free_ports(len(names)), strict=True))
+
+
+def free_ports(count: int) -> list[int]:
+    """Different ports of loopback that nobody listens on now."""
     with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in names]
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
         for each in sockets:
             each.bind(("127.0.0.1", 0))
-        return {name: each.getsockname()[1] for name, each in zip(names, sockets, strict=True)}
+        return [each.getsockname()[1] for each in sockets]
 
 
 Fault = Literal["drop answer", "cut", "refuse"]

@@ -222,7 +222,7 @@ def python(*arguments: str, show: bool = False) -> str:
     if show:
         words = arguments[1:] if arguments[1] == "launcher" else ("python", *arguments)
         print(f"   $ {shlex.join(words)}", flush=True)
-    # Two workers of one machine would meet on its first GPU.
+    # On the CPU wherever it runs: a machine with one GPU has none for the second worker.
     env = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}
     ended = subprocess.run([sys.executable, *arguments], capture_output=True, text=True, env=env)
     if ended.returncode:

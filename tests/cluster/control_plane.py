@@ -10,7 +10,6 @@ import contextlib
 import os
 import secrets
 import signal
-import socket
 import ssl
 import subprocess
 import time
@@ -24,6 +23,7 @@ from typing import Any
 import yaml
 
 from tests.cluster.tools import ensure, kubectl
+from tests.servers import free_ports
 
 READY_S = 90.0
 """It takes 3 s on a quiet machine."""
@@ -222,14 +222,6 @@ class ControlPlane:
         }
         self.kubeconfig.touch(0o600)
         self.kubeconfig.write_text(yaml.safe_dump(config))
-
-
-def free_ports(count: int) -> list[int]:
-    with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        return [each.getsockname()[1] for each in sockets]
 
 
 @contextlib.contextmanager

@@ -16,8 +16,9 @@ import urllib.request
 from pathlib import Path
 from typing import Any
 
-from tests.cluster.control_plane import READY_S, ControlPlane, NotReady, free_ports
+from tests.cluster.control_plane import READY_S, ControlPlane, NotReady
 from tests.cluster.tools import ensure
+from tests.servers import free_ports
 
 NAMESPACE = "kubeflow"
 SECRET = "training-operator-webhook-cert"

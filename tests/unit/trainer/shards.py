@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import io
-import zlib
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-from trainer.data.write import Writer
+from tests.raws import write_dataset
 from trainer.storage import open_store
 
 
@@ -24,12 +23,6 @@ def picture(seed: int, side: int = 24) -> bytes:
 
 def write_shards(folder: Path, *, count: int, broken: tuple[int, ...] = ()) -> str:
     """A dataset of `count` samples in three classes; the broken ones are no pictures."""
-    store = open_store(str(folder))
-    writer = Writer(store, 8192, count)
-    for sample in range(count):
-        image = b"<html>not found</html>" if sample in broken else picture(sample)
-        texts = {"name": f"{sample}.jpg", "query": 0, "title": "", "description": "", "tags": []}
-        writer.add(image, zlib.crc32(image), sample % 3, texts)
-    writer.commit(("a", "b", "c"), {"layout": "webvision-2.0", "split": "train"})
-    writer.close(keep=True)
-    return store.address
+    images = [b"<html>not found</html>" if i in broken else picture(i) for i in range(count)]
+    write_dataset(str(folder), images)
+    return open_store(str(folder)).address
