@@ -6,7 +6,10 @@ LauncherError (1)      failed at run time
 ├── Refused (4)        the budget says no
 ├── Conflict (5)       exists already, or changed meanwhile
 ├── TimedOut (6)       waited long enough
-└── JobFailed (7)      the job itself ended in failure
+├── JobFailed (7)      the job itself ended in failure
+├── Unreachable (1)    the API server does not answer, or not as one
+├── Forbidden (1)      its credentials or rights do not suffice
+└── Rejected (1)       the API server, a quota or a webhook does not take the object
 
 Each is one line on stderr: what is wrong with its value, where, what is allowed, what to do.
 Anything else that escapes is a defect and keeps its traceback. The trainer's ConfigError counts as
@@ -54,3 +57,15 @@ class JobFailed(LauncherError):
     """The job ended in failure."""
 
     exit_code = 7
+
+
+class Unreachable(LauncherError):
+    """The API server does not answer in time, or what answers is none; trying again may help."""
+
+
+class Forbidden(LauncherError):
+    """The API server knows who asks, and does not allow it; or does not know who asks."""
+
+
+class Rejected(LauncherError):
+    """The API server, a quota or an admission webhook does not take the object."""

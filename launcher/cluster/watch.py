@@ -1,0 +1,204 @@
+"""List, then watch: every change of a collection, over lost connections and forgotten versions.
+
+The server forgets old versions (410): then the collection is listed again and compared with what
+was known, so that no deletion is missed and nothing is told twice.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import random
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+from launcher.cluster.answers import Gone, failure
+from launcher.cluster.client import Api
+from launcher.cluster.kinds import Kind, Object
+from launcher.cluster.transport import Answer, Lost
+from launcher.errors import Forbidden, LauncherError, NotFound
+
+logger = logging.getLogger(__name__)
+
+WATCH_S = 240
+"""The server ends a watch after this time; a silent network is noticed by then."""
+SILENCE_S = 60.0
+"""Bookmarks come about once a minute; a connection that is silent for longer is tried anew."""
+FIRST_DELAY_S, MOST_DELAY_S = 0.2, 10.0
+
+
+@dataclass(frozen=True)
+class Change:
+    """One object as it is now; as it was last, if it was deleted."""
+
+    type: Literal["ADDED", "MODIFIED", "DELETED"]
+    object: Object
+
+
+class Watch(threading.Thread):
+    """Tells each change of a collection from a thread of its own, until `stop`.
+
+    tell: called with each Change, and with None whenever all that a list knew has been told.
+    fail: called once with the error that no waiting cures (rights, an unknown kind).
+    """
+
+    def __init__(
+        self,
+        api: Api,
+        kind: Kind,
+        tell: Callable[[Change | None], None],
+        fail: Callable[[LauncherError], None],
+        *,
+        namespace: str | None = None,
+        labels: str = "",
+        fields: str = "",
+        silence_s: float = SILENCE_S,
+    ) -> None:
+        super().__init__(name=f"watch-{kind.plural}", daemon=True)
+        self.api, self.kind, self.tell, self.fail = api, kind, tell, fail
+        self.namespace = api.namespace if namespace is None else namespace
+        self.labels, self.fields, self.silence_s = labels, fields, silence_s
+        self.known: dict[str, Object] = {}
+        """By uid."""
+        self.lists = 0
+        """How often the collection was listed: once, and again for each 410."""
+        self._stopping = threading.Event()
+        self._answer: Answer | None = None
+
+    def stop(self, timeout_s: float = 5.0) -> None:
+        """Ends the thread; nothing is told after it."""
+        self._stopping.set()
+        if self._answer is not None:
+            self._answer.close()
+        if self.is_alive() and threading.current_thread() is not self:
+            self.join(timeout_s)
+
+    def run(self) -> None:
+        version, delay_s = "", FIRST_DELAY_S
+        while not self._stopping.is_set():
+            try:
+                if not version:
+                    version = self._list()
+                version = self._follow(version)
+                delay_s = FIRST_DELAY_S
+                continue
+            except Gone as error:
+                logger.debug("%s: listed again: %s", self.kind.plural, error)
+                version = ""
+            except (Forbidden, NotFound) as error:
+                if not self._stopping.is_set():
+                    self.fail(error)
+                return
+            except _Broken as broken:
+                version = broken.version
+            except LauncherError as error:
+                logger.debug("%s: %s", self.kind.plural, error)
+            self._stopping.wait(random.uniform(delay_s / 2, delay_s))
+            delay_s = min(delay_s * 2, MOST_DELAY_S)
+
+    def _list(self) -> str:
+        """Tells what differs from what was known; returns the version to go on from."""
+        listing = self.api.listing(
+            self.kind, namespace=self.namespace, labels=self.labels, fields=self.fields
+        )
+        self.lists += 1
+        found = {thing["metadata"]["uid"]: thing for thing in listing.items}
+        for uid in [uid for uid in self.known if uid not in found]:
+            self._tell(Change("DELETED", self.known[uid]))
+        for uid, thing in found.items():
+            known = self.known.get(uid)
+            if known is None:
+                self._tell(Change("ADDED", thing))
+            elif _version(known) != _version(thing):
+                self._tell(Change("MODIFIED", thing))
+        if not self._stopping.is_set():
+            self.tell(None)
+        return listing.version
+
+    def _follow(self, version: str) -> str:
+        """One watch from `version` to its end; returns the version to go on from.
+
+        Raises Gone, and _Broken with the version where the connection is lost.
+        """
+        query = {
+            "watch": "true",
+            "resourceVersion": version,
+            "allowWatchBookmarks": "true",
+            "timeoutSeconds": str(WATCH_S),
+            "labelSelector": self.labels,
+            "fieldSelector": self.fields,
+        }
+        path = self.kind.path(self.namespace)
+        self._answer = self.api.stream(path, query, self.kind.plural, self.silence_s)
+        try:
+            for line in self._answer.lines():
+                if self._stopping.is_set():
+                    break
+                version = self._event(line, version)
+        except (Lost, ValueError) as error:
+            if not self._stopping.is_set():
+                raise _Broken(version) from error
+        finally:
+            self._answer.close()
+        return version
+
+    def _event(self, line: bytes, version: str) -> str:
+        event = json.loads(line)
+        thing = event["object"]
+        if event["type"] == "ERROR":
+            code = int(thing.get("code", 500))
+            raise failure(code, json.dumps(thing).encode(), self.kind, self.kind.plural)
+        if event["type"] != "BOOKMARK":
+            self._tell(Change(event["type"], thing))
+        return _version(thing)
+
+    def _tell(self, change: Change) -> None:
+        if self._stopping.is_set():
+            return
+        uid = change.object["metadata"]["uid"]
+        if change.type == "DELETED":
+            self.known.pop(uid, None)
+        else:
+            self.known[uid] = change.object
+        self.tell(change)
+
+
+class _Broken(Exception):
+    """The connection was lost; the watch goes on from this version."""
+
+    def __init__(self, version: str) -> None:
+        super().__init__(version)
+        self.version = version
+
+
+def _version(thing: Object) -> str:
+    return str(thing["metadata"]["resourceVersion"])
+
+
+def settled(api: Api, kind: Kind, name: str, timeout_s: float) -> Iterator[Object | None]:
+    """The object whenever it has changed, None once it is gone; ends after timeout_s of nothing.
+
+    Raises what no waiting cures.
+    """
+    import queue
+
+    news: queue.Queue[Change | LauncherError | None] = queue.Queue()
+    watch = Watch(api, kind, news.put, news.put, fields=f"metadata.name={name}")
+    watch.start()
+    try:
+        while True:
+            try:
+                item = news.get(timeout=timeout_s)
+            except queue.Empty:
+                return
+            if isinstance(item, LauncherError):
+                raise item
+            if item is None:
+                if not watch.known:
+                    yield None
+            else:
+                yield None if item.type == "DELETED" else item.object
+    finally:
+        watch.stop()
