@@ -5,7 +5,18 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-JobState = Literal["Created", "Running", "Restarting", "Succeeded", "Failed", "Cancelled"]
+JobState = Literal[
+    "Created",
+    "Queued",
+    "Starting",
+    "Running",
+    "Restarting",
+    "Suspended",
+    "Succeeded",
+    "Failed",
+    "Cancelled",
+]
+"""Queued waits for Kueue's quota; Starting has fewer workers than the job can begin with."""
 WorkerState = Literal["Pending", "Running", "Terminating", "Succeeded", "Failed"]
 ENDED: frozenset[str] = frozenset({"Succeeded", "Failed", "Cancelled"})
 """States a job does not leave but by being submitted again."""
@@ -22,6 +33,28 @@ class WorkerStatus:
     started_at: str | None
     reason: str
     """Why it last ended, from its termination message; empty while all is well."""
+    node: str = ""
+    """Where its pod is; empty on this machine and before it is placed."""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a run is, from the metrics in its folder."""
+
+    seen: int
+    """Samples."""
+    goal: int
+    epoch: float
+    world: int
+    """Ranks training together."""
+    samples_per_s: float | None
+    loss: float | None
+    eta_s: float | None
+    """At the pace of the last line."""
+    at: str
+    """When the last line was written."""
+    checkpoint_age_s: float | None
+    """Since the newest checkpoint was committed; None where there is none yet."""
 
 
 @dataclass(frozen=True)
@@ -61,3 +94,10 @@ class JobStatus:
     """Address of the run's folder."""
     workers: tuple[WorkerStatus, ...] = ()
     events: tuple[Event, ...] = ()
+    namespace: str = ""
+    """Empty on this machine."""
+    queue: str = ""
+    """Kueue's LocalQueue; empty: none."""
+    gpus: int = 0
+    """GPUs of the workers that run now."""
+    progress: Progress | None = None

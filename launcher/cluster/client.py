@@ -14,14 +14,13 @@ from typing import Any
 
 from launcher.cluster import answers
 from launcher.cluster.kinds import ACCESS_REVIEW, Kind, Object, kind_of
+from launcher.cluster.marks import SUBMISSION
 from launcher.cluster.transport import Answer, Lost, NotSent, Transport
 from launcher.errors import Conflict, LauncherError, NotFound, Unreachable
 
 logger = logging.getLogger(__name__)
 
 FIELD_MANAGER = "launcher"
-SUBMISSION = "launcher.dev/submission"
-"""Annotation that tells whose creation an object is, should the answer to it be lost."""
 PATIENCE_S = 30.0
 """How long a harmless request is asked again: a restart of the API server or of etcd fits."""
 FIRST_DELAY_S, MOST_DELAY_S = 0.2, 5.0

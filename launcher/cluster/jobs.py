@@ -1,0 +1,264 @@
+"""The verbs on jobs of a cluster: the same as on local runs, with the same words."""
+
+from __future__ import annotations
+
+import queue
+import time
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from launcher.cluster import marks
+from launcher.cluster.client import Api
+from launcher.cluster.kinds import JOB, POD, PYTORCHJOB, SERVICE, WORKLOAD, Object
+from launcher.cluster.objects import events_of, labels_of, pods_of, workload_of
+from launcher.cluster.state import read_status
+from launcher.cluster.submit import wait_gone
+from launcher.cluster.watch import Change, Watch
+from launcher.errors import Conflict, LauncherError, NotFound, TimedOut, UsageError
+from launcher.spec import JOB_LABEL
+from launcher.status import ENDED, JobStatus
+
+PODS_ASKED = 3
+"""Pods whose events are looked at: what holds one of a gang back holds all."""
+LEAVE_MARGIN_S = 60.0
+"""Beyond the grace period: the kubelet and the operator need a moment too."""
+REFRESH_S = 5.0
+"""While waiting, a job is looked at at least this often, though nothing has changed."""
+
+
+class Jobs:
+    """The jobs of one namespace, as one user."""
+
+    def __init__(self, api: Api) -> None:
+        self.api = api
+
+    def list_jobs(self, namespace: str | None = None) -> list[JobStatus]:
+        """All jobs of a namespace, or of all with ""; workers as the operator counts them."""
+        now = datetime.now(UTC)
+        found = self.api.listing(PYTORCHJOB, namespace=namespace, labels=JOB_LABEL)
+        return [read_status(job, None, now) for job in found.items]
+
+    def status(self, name: str) -> JobStatus:
+        """A job as it is now, with its workers, its events and why it does not run.
+
+        Raises NotFound, naming jobs of a like name.
+        """
+        job = self.find(name)
+        pods = pods_of(self.api, name)
+        events = events_of(self.api, name)
+        waiting = [pod for pod in pods if pod.get("status", {}).get("phase") in (None, "Pending")]
+        for pod in waiting[:PODS_ASKED]:
+            events += events_of(self.api, pod["metadata"]["name"])
+        workload = workload_of(self.api, job) if marks.QUEUE in labels_of(job) else None
+        return read_status(job, pods, datetime.now(UTC), events=events, workload=workload)
+
+    def find(self, name: str) -> Object:
+        """The PyTorchJob. Raises NotFound, naming the jobs there are."""
+        found = self.api.find(PYTORCHJOB, name)
+        if found is not None:
+            return found
+        import difflib
+
+        self.api.listing(PYTORCHJOB)  # tells an absent operator, or missing rights, apart
+        names = [job.name for job in self.list_jobs()]
+        near = difflib.get_close_matches(name, names, 1)
+        hint = f"did you mean {near[0]}?" if near else f"jobs: {', '.join(names[:10]) or 'none'}"
+        raise NotFound(f"no job {name!r} in namespace {self.api.namespace} ({hint})")
+
+    def cancel(self, name: str, grace_s: float | None = None) -> JobStatus:
+        """Stops a job for good and waits until its workers have saved and left.
+
+        One that has ended stays as it is. grace_s: how long they may take; None: as the job says.
+        """
+        job = self.find(name)
+        if _state(job) in ENDED:
+            return self.status(name)
+        _stop(self.api, job, {marks.CANCELLED: _now()})
+        if grace_s is not None:
+            for pod in pods_of(self.api, name):
+                metadata = pod["metadata"]
+                self.api.delete(POD, metadata["name"], uid=metadata["uid"], grace_s=int(grace_s))
+        _wait_left(self.api, job, grace_s)
+        return self.status(name)
+
+    def suspend(self, name: str) -> JobStatus:
+        """Pauses a job: its workers save and leave; `resume` goes on from there."""
+        job = self.find(name)
+        state = _state(job)
+        if state in ENDED:
+            raise Conflict(f"job {name!r} has ended ({state}) and cannot be suspended")
+        _stop(self.api, job, {marks.SUSPENDED: _now()})
+        _wait_left(self.api, job, None)
+        return self.status(name)
+
+    def resume(self, name: str) -> JobStatus:
+        """Lets a suspended, cancelled or stopped job go on from its checkpoint."""
+        job = self.find(name)
+        held = _state(job)
+        if held in ("Succeeded", "Failed") and not job["spec"].get("runPolicy", {}).get("suspend"):
+            raise Conflict(f"job {name!r} has ended ({held}); submit it again to go on")
+        cleared = dict.fromkeys(
+            (marks.CANCELLED, marks.SUSPENDED, marks.ENDED, marks.ENDED_REASON, marks.ENDED_AT)
+        )
+        change: dict[str, Any] = {"metadata": {"annotations": cleared}}
+        _suspend_rendezvous(self.api, name, False)
+        if marks.QUEUE in labels_of(job):
+            self.api.patch(PYTORCHJOB, name, change)
+            _activate(self.api, job, True)
+        else:
+            change["spec"] = {"runPolicy": {"suspend": False}}
+            self.api.patch(PYTORCHJOB, name, change)
+        return self.status(name)
+
+    def scale(self, name: str, workers: int) -> JobStatus:
+        """Wants another number of workers; the highest indices leave first. Does not wait for them.
+
+        Raises UsageError outside the job's range and Conflict for a job that has ended.
+        """
+        job = self.find(name)
+        found = read_status(job, None, datetime.now(UTC))
+        if not found.workers_least <= workers <= found.workers_most:
+            raise UsageError(
+                f"workers ({workers}) of job {name!r} must be between its least "
+                f"({found.workers_least}) and most ({found.workers_most})"
+            )
+        if found.state in ENDED:
+            raise Conflict(f"job {name!r} has ended ({found.state}); submit it again instead")
+        self.api.patch(PYTORCHJOB, name, {"spec": {"replicas": workers}}, subresource="scale")
+        return self.status(name)
+
+    def delete(self, name: str, force: bool = False) -> None:
+        """Removes a job's objects; its checkpoints stay. Waits until they are gone.
+
+        Raises Conflict for a live job; with `force` its workers save and leave first.
+        """
+        job = self.find(name)
+        if _state(job) not in (*ENDED, "Suspended"):
+            if not force:
+                raise Conflict(
+                    f"job {name!r} is running; end it first with: launcher cancel {name}"
+                )
+            self.cancel(name)
+        labels = f"{JOB_LABEL}={name}"
+        for kind in (JOB, SERVICE):  # those applied by hand have no owner
+            for thing in self.api.listing(kind, labels=labels).items:
+                self.api.delete(kind, thing["metadata"]["name"])
+        self.api.delete(PYTORCHJOB, name, uid=job["metadata"]["uid"])
+        wait_gone(self.api, PYTORCHJOB, job)
+
+    def prune(self, older_than_s: float, namespace: str | None = None) -> list[JobStatus]:
+        """The ended jobs that ended longer ago; whoever asks deletes them."""
+        now = datetime.now(UTC)
+        return [
+            job
+            for job in self.list_jobs(namespace)
+            if job.state in ENDED
+            and (now - datetime.fromisoformat(job.ended_at or job.created_at)).total_seconds()
+            >= older_than_s
+        ]
+
+    def wait(
+        self,
+        name: str,
+        timeout_s: float | None = None,
+        on_change: Callable[[JobStatus], None] | None = None,
+    ) -> JobStatus:
+        """Waits for the job's end, whichever it is; raises TimedOut if that takes longer.
+
+        on_change: told the status at the start, and when state, workers, restarts or reason differ.
+        A job that is deleted meanwhile is NotFound.
+        """
+        self.find(name)
+        deadline = None if timeout_s is None else time.monotonic() + timeout_s
+        news: queue.Queue[Change | LauncherError | None] = queue.Queue()
+        watch = Watch(self.api, PYTORCHJOB, news.put, news.put, fields=f"metadata.name={name}")
+        watch.start()
+        seen: tuple[object, ...] = ()
+        try:
+            while True:
+                found = self.status(name)
+                key = (found.state, found.workers_desired, found.workers_running, found.restarts)
+                if on_change is not None and (*key, found.reason) != seen:
+                    seen = (*key, found.reason)
+                    on_change(found)
+                if found.state in ENDED:
+                    return found
+                left_s = REFRESH_S if deadline is None else deadline - time.monotonic()
+                if left_s <= 0:
+                    raise TimedOut(
+                        f"job {name!r} is still {found.state} after {timeout_s:g} s; it goes on"
+                    )
+                _next(news, min(left_s, REFRESH_S))
+        finally:
+            watch.stop()
+
+
+def _next(news: queue.Queue[Change | LauncherError | None], timeout_s: float) -> None:
+    """Returns at the next news; what has piled up meanwhile counts as one. Raises its error."""
+    try:
+        item = news.get(timeout=timeout_s)
+        while True:
+            if isinstance(item, LauncherError):
+                raise item
+            item = news.get_nowait()
+    except queue.Empty:
+        return
+
+
+def _stop(api: Api, job: Object, notes: dict[str, str]) -> None:
+    """Asks the operator to end the pods, or Kueue, which alone may suspend what it admits."""
+    name = job["metadata"]["name"]
+    change: dict[str, Any] = {"metadata": {"annotations": notes}}
+    if marks.QUEUE in labels_of(job):
+        api.patch(PYTORCHJOB, name, change)
+        _activate(api, job, False)
+        return
+    change["spec"] = {"runPolicy": {"suspend": True}}
+    api.patch(PYTORCHJOB, name, change)
+
+
+def _activate(api: Api, job: Object, active: bool) -> None:
+    workload = workload_of(api, job)
+    if workload is None:
+        name = job["metadata"]["name"]
+        raise Conflict(f"Kueue has made no Workload of job {name!r} yet; try again in a moment")
+    api.patch(WORKLOAD, workload["metadata"]["name"], {"spec": {"active": active}})
+
+
+def _wait_left(api: Api, job: Object, grace_s: float | None) -> None:
+    """Waits until no worker is left, then lets the rendezvous go as well."""
+    name = job["metadata"]["name"]
+    pod = job["spec"]["pytorchReplicaSpecs"]["Worker"]["template"]["spec"]
+    told_s = pod.get("terminationGracePeriodSeconds", 30) if grace_s is None else grace_s
+    ends_at = time.monotonic() + told_s + LEAVE_MARGIN_S
+    left: Sequence[Object] = pods_of(api, name)
+    while left and time.monotonic() < ends_at:
+        time.sleep(0.5)
+        left = pods_of(api, name)
+    if left:
+        names = ", ".join(each["metadata"]["name"] for each in left)
+        raise TimedOut(
+            f"job {name!r} is stopped, but after {told_s + LEAVE_MARGIN_S:g} s there are still "
+            f"{names}; look at their nodes"
+        )
+    _suspend_rendezvous(api, name, True)
+
+
+def _suspend_rendezvous(api: Api, name: str, wanted: bool) -> None:
+    """A store of its own for each stretch of a run: a closed round in the old one would remain."""
+    for job in api.listing(JOB, labels=f"{JOB_LABEL}={name}").items:
+        finished = any(
+            each["type"] in ("Complete", "Failed") and each["status"] == "True"
+            for each in job.get("status", {}).get("conditions", ())
+        )
+        if not finished and bool(job["spec"].get("suspend")) is not wanted:
+            api.patch(JOB, job["metadata"]["name"], {"spec": {"suspend": wanted}})
+
+
+def _state(job: Object) -> str:
+    return read_status(job, None, datetime.now(UTC)).state
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")

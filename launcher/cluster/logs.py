@@ -1,0 +1,196 @@
+"""What the workers of a cluster's job wrote; followed over restarts, replaced pods and late comers."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from launcher.cluster import marks
+from launcher.cluster.client import Api
+from launcher.cluster.kinds import POD, PYTORCHJOB, Object
+from launcher.cluster.objects import labels_of, pods_of
+from launcher.cluster.state import condition
+from launcher.cluster.transport import Lost
+from launcher.errors import LauncherError, NotFound, Rejected
+
+POLL_S = 1.0
+SILENCE_S = 300.0
+"""A worker may write nothing for minutes; then its log is asked for again from where it stood."""
+
+
+def logs(
+    api: Api,
+    name: str,
+    worker: int | None = None,
+    follow: bool = False,
+    tail: int | None = None,
+    previous: bool = False,
+) -> Iterator[str]:
+    """Lines of one worker's log, or of all, each then headed by `worker-N | `.
+
+    follow: until the job has ended. previous: of the containers before the last restart.
+    tail: of each worker only so many of the lines that are there already.
+    Raises NotFound for a job or worker that there is not.
+    """
+    api.get(PYTORCHJOB, name)
+    pods = _chosen(pods_of(api, name), worker)
+    if not pods and not (follow and worker is None):
+        known = ", ".join(f"worker-{_index(pod)}" for pod in pods_of(api, name)) or "none"
+        which = f"worker-{worker}" if worker is not None else "workers"
+        raise NotFound(f"job {name!r} has no {which} now (workers: {known})")
+    if follow:
+        return _follow(api, name, worker, tail)
+    return _whole(api, pods, worker is None, tail, previous)
+
+
+def _whole(
+    api: Api, pods: list[Object], is_headed: bool, tail: int | None, previous: bool
+) -> Iterator[str]:
+    for pod in pods:
+        query = {"container": marks.CONTAINER, "previous": "true" if previous else ""}
+        if tail is not None:
+            query["tailLines"] = str(tail)
+        metadata = pod["metadata"]
+        what = f"log of {metadata['name']}"
+        try:
+            text = api.text(_path(pod), query, what)
+        except (Rejected, NotFound) as error:
+            if not is_headed:  # asked for by itself
+                raise
+            yield f"worker-{_index(pod)} | ({error})"
+            continue
+        head = f"worker-{_index(pod)} | " if is_headed else ""
+        yield from (f"{head}{line}" for line in text.splitlines())
+
+
+def _follow(api: Api, name: str, worker: int | None, tail: int | None) -> Iterator[str]:
+    """Lines as they come, a reader for each pod."""
+    lines: queue.Queue[str] = queue.Queue()
+    readers: dict[str, _Reader] = {}
+    stopping = threading.Event()
+    try:
+        while True:
+            job = api.find(PYTORCHJOB, name)
+            for pod in _chosen(pods_of(api, name), worker) if job else ():
+                uid = pod["metadata"]["uid"]
+                if uid not in readers:
+                    readers[uid] = _Reader(api, pod, worker is None, tail, lines, stopping)
+                    readers[uid].start()
+            is_over = job is None or condition(job) in ("Failed", "Succeeded", "Suspended")
+            yield from _drained(lines, POLL_S)
+            if is_over and not any(reader.is_alive() for reader in readers.values()):
+                yield from _drained(lines, 0.0)
+                return
+    finally:
+        stopping.set()
+
+
+def _drained(lines: queue.Queue[str], patience_s: float) -> Iterator[str]:
+    """What has come; waits up to patience_s for the first line."""
+    try:
+        yield lines.get(timeout=patience_s) if patience_s else lines.get_nowait()
+        while True:
+            yield lines.get_nowait()
+    except queue.Empty:
+        return
+
+
+class _Reader(threading.Thread):
+    """Reads one pod's log to the pod's end, over restarts of its container."""
+
+    def __init__(
+        self,
+        api: Api,
+        pod: Object,
+        is_headed: bool,
+        tail: int | None,
+        lines: queue.Queue[str],
+        stopping: threading.Event,
+    ) -> None:
+        super().__init__(name=f"log-{pod['metadata']['name']}", daemon=True)
+        self.api, self.pod, self.tail = api, pod, tail
+        self.head = f"worker-{_index(pod)} | " if is_headed else ""
+        self.lines, self.stopping = lines, stopping
+        self.last = ""
+        """Time of the last line, as the kubelet writes it: fixed width, so it sorts."""
+        self.restarts = 0
+
+    def run(self) -> None:
+        while not self.stopping.is_set():
+            found = _Now.of(self.api, self.pod)
+            if found is None:
+                return
+            if found.restarts > self.restarts and self.last:
+                self._read(previous=True)  # what was written after the connection was lost
+            self.restarts = found.restarts
+            if found.has_started:
+                self._read(previous=False)
+            if found.is_over:
+                return
+            self.stopping.wait(POLL_S)
+
+    def _read(self, *, previous: bool) -> None:
+        query = {"container": marks.CONTAINER, "timestamps": "true"}
+        query |= {"previous": "true"} if previous else {"follow": "true"}
+        if self.last:
+            query["sinceTime"] = f"{self.last[:19]}Z"
+        elif self.tail is not None:
+            query["tailLines"] = str(self.tail)
+        seen = self.last
+        try:
+            answer = self.api.stream(_path(self.pod), query, "log", SILENCE_S)
+        except LauncherError:
+            return  # not started yet, or gone: the next look at the pod tells
+        try:
+            for raw in answer.lines():
+                moment, _, text = raw.decode(errors="replace").partition(" ")
+                if moment > seen:
+                    self.last = moment
+                    self.lines.put(f"{self.head}{text}")
+                if self.stopping.is_set():
+                    return
+        except Lost:
+            return
+        finally:
+            answer.close()
+
+
+@dataclass(frozen=True)
+class _Now:
+    """A pod at this moment."""
+
+    restarts: int
+    has_started: bool
+    is_over: bool
+
+    @classmethod
+    def of(cls, api: Api, pod: Object) -> _Now | None:
+        """None where this very pod is gone."""
+        metadata = pod["metadata"]
+        try:
+            found = api.find(POD, metadata["name"], metadata["namespace"])
+        except LauncherError:
+            return cls(0, False, False)  # the server is away; the pod may well be there
+        if found is None or found["metadata"]["uid"] != metadata["uid"]:
+            return None
+        status = found.get("status", {})
+        states = [
+            each for each in status.get("containerStatuses", ()) if each["name"] == marks.CONTAINER
+        ]
+        has_started = any("waiting" not in each.get("state", {"waiting": {}}) for each in states)
+        restarts = sum(each.get("restartCount", 0) for each in states)
+        return cls(restarts, has_started, status.get("phase") in ("Succeeded", "Failed"))
+
+
+def _chosen(pods: list[Object], worker: int | None) -> list[Object]:
+    return [pod for pod in pods if worker is None or _index(pod) == worker]
+
+
+def _index(pod: Object) -> int:
+    return int(labels_of(pod).get(marks.REPLICA_INDEX, 0))
+
+
+def _path(pod: Object) -> str:
+    return POD.path(pod["metadata"]["namespace"], pod["metadata"]["name"], "log")

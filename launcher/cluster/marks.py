@@ -1,0 +1,24 @@
+"""Labels and annotations by which launcher, controller and operator tell each other about a job."""
+
+from __future__ import annotations
+
+from launcher.spec import DOMAIN
+
+SUBMISSION = f"{DOMAIN}/submission"
+"""Whose creation an object is, should the answer to it be lost."""
+CANCELLED = f"{DOMAIN}/cancelled-at"
+"""The user stopped the job for good: RFC 3339."""
+SUSPENDED = f"{DOMAIN}/suspended-at"
+"""The user paused the job: RFC 3339. Kueue suspends too, so the field alone does not tell."""
+ENDED = f"{DOMAIN}/ended"
+"""The controller stopped the job: the state it counts as, Failed."""
+ENDED_REASON = f"{DOMAIN}/ended-reason"
+ENDED_AT = f"{DOMAIN}/ended-at"
+RESTARTS = f"{DOMAIN}/restarts"
+"""Workers lost or failed so far, replaced pods included; the controller counts."""
+
+JOB_NAME = "training.kubeflow.org/job-name"
+REPLICA_INDEX = "training.kubeflow.org/replica-index"
+QUEUE = "kueue.x-k8s.io/queue-name"
+CONTAINER = "pytorch"
+"""The operator wants the trainer's container called so."""

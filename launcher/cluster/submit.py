@@ -1,0 +1,183 @@
+"""Sending the rendered objects: in an order in which nothing starts before all of it is there.
+
+The job is created suspended, then what it owns with its uid, then it is let go. A launcher that is
+lost in between leaves a suspended job, which the next submit of the same name replaces; one that
+fails takes back what it has made. Under Kueue the queue lets the job go, never we.
+"""
+
+from __future__ import annotations
+
+import copy
+import time
+import uuid
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from launcher.cluster import marks
+from launcher.cluster.client import Api
+from launcher.cluster.kinds import JOB, PYTORCHJOB, Kind, Object, kind_of
+from launcher.cluster.state import read_status, state_of
+from launcher.errors import Conflict, LauncherError, Rejected, TimedOut, UsageError
+from launcher.spec import JOB_LABEL
+from launcher.status import ENDED, JobStatus
+
+GONE_TIMEOUT_S = 60.0
+"""The API server removes ended objects at once; finalizers of others may hold them."""
+POLL_S = 0.2
+_JOBS = ("PyTorchJob", "TrainJob")
+
+
+def submit(api: Api, objects: Sequence[Object], say: Callable[[str], None] = print) -> JobStatus:
+    """Creates the job, or goes on with an ended or suspended one of the same name.
+
+    Raises Conflict for a live job of that name, also when two submit at the same moment, and
+    Rejected with the words of the quota or webhook that does not take it.
+    """
+    job, others = _parted(objects, api.namespace)
+    kind, name = kind_of(job), job["metadata"]["name"]
+    _make_room(api, kind, job, others, say)
+    submission = uuid.uuid4().hex
+    job["metadata"].setdefault("annotations", {})[marks.SUBMISSION] = submission
+    is_queued = marks.QUEUE in job["metadata"].get("labels", {})
+    if not is_queued:
+        _suspend_field(job)["suspend"] = True
+    before = [thing for thing in others if kind_of(thing).name == "TrainingRuntime"]
+    for thing in before:  # a TrainJob is refused without it
+        api.apply(thing)
+    try:
+        created = api.create(job)
+    except Conflict as error:
+        raise Conflict(
+            f"job {name!r} was submitted by somebody else at the same moment; choose another name"
+        ) from error
+    try:
+        for thing in others:
+            api.apply(owned(thing, created))
+        if not is_queued:
+            created = _let_go(api, kind, created, submission)
+    except LauncherError:
+        api.delete(kind, name, uid=created["metadata"]["uid"])
+        raise
+    if kind is not PYTORCHJOB:
+        raise UsageError("only PyTorchJobs are followed")
+    return read_status(created, None, datetime.now(UTC))
+
+
+def dry_run(api: Api, objects: Sequence[Object]) -> list[Object]:
+    """The objects as the server would store them: admission, quota and rights are asked."""
+    job, others = _parted(objects, api.namespace)
+    answers = []
+    for thing in (*others, job):
+        try:
+            answers.append(api.create(thing, dry_run=True))
+        except Conflict:
+            answers.append(thing)  # it exists, so all of admission has let it pass
+    return answers
+
+
+def owned(thing: Object, owner: Object) -> Object:
+    """The object as one that goes with its owner, and is in its namespace.
+
+    blockOwnerDeletion stays off: setting it asks for rights on the owner's finalizers.
+    """
+    thing = copy.deepcopy(thing)
+    thing["metadata"]["namespace"] = owner["metadata"]["namespace"]
+    thing["metadata"]["ownerReferences"] = [
+        {
+            "apiVersion": owner["apiVersion"],
+            "kind": owner["kind"],
+            "name": owner["metadata"]["name"],
+            "uid": owner["metadata"]["uid"],
+            "controller": False,
+            "blockOwnerDeletion": False,
+        }
+    ]
+    return thing
+
+
+def _parted(objects: Sequence[Object], namespace: str) -> tuple[Object, list[Object]]:
+    """Copies of the job and of all else, in the namespace."""
+    copies = copy.deepcopy(list(objects))
+    for thing in copies:
+        thing["metadata"].setdefault("namespace", namespace)
+    jobs = [thing for thing in copies if thing["kind"] in _JOBS]
+    assert len(jobs) == 1, "render makes one job"
+    return jobs[0], [thing for thing in copies if thing is not jobs[0]]
+
+
+def _suspend_field(job: Object) -> Object:
+    """The mapping that holds `suspend`: PyTorchJob v1 and TrainJob differ."""
+    spec: Object = job["spec"]
+    if job["kind"] == "TrainJob":
+        return spec
+    policy: Object = spec.setdefault("runPolicy", {})
+    return policy
+
+
+def _let_go(api: Api, kind: Kind, job: Object, submission: str) -> Object:
+    """Unsuspends the job if it is still ours; both in one request."""
+    note = f"/metadata/annotations/{marks.SUBMISSION.replace('/', '~1')}"
+    path = "/spec/suspend" if job["kind"] == "TrainJob" else "/spec/runPolicy/suspend"
+    change: list[dict[str, Any]] = [
+        {"op": "test", "path": note, "value": submission},
+        {"op": "replace", "path": path, "value": False},
+    ]
+    name = job["metadata"]["name"]
+    try:
+        return api.patch(kind, name, change, namespace=job["metadata"]["namespace"])
+    except Rejected as error:
+        raise Conflict(f"job {name!r} was replaced by another submit meanwhile: {error}") from error
+
+
+def _make_room(
+    api: Api, kind: Kind, job: Object, others: Sequence[Object], say: Callable[[str], None]
+) -> None:
+    """Removes an ended or suspended job of the same name; its checkpoints are elsewhere."""
+    name, namespace = job["metadata"]["name"], job["metadata"]["namespace"]
+    found = api.find(kind, name, namespace)
+    if found is not None:
+        active = 0
+        if kind is PYTORCHJOB:
+            counts = found.get("status", {}).get("replicaStatuses", {}).get("Worker", {})
+            active = counts.get("active", 0)
+        state = state_of(found, (), active, 1)
+        if state not in (*ENDED, "Suspended"):
+            raise Conflict(
+                f"job {name!r} exists in namespace {namespace} and is {state}; choose another "
+                f"name, or end it with: launcher cancel {name}"
+            )
+        say(f"{name} was {state}; it is submitted anew and goes on from its checkpoint")
+        api.delete(kind, name, namespace=namespace, uid=found["metadata"]["uid"])
+    for thing in others:
+        metadata, other = thing["metadata"], kind_of(thing)
+        left = api.find(other, metadata["name"], namespace)
+        if left is None:
+            continue
+        if left["metadata"].get("labels", {}).get(JOB_LABEL) != name:
+            raise Conflict(
+                f"{other.name} {metadata['name']!r} exists in namespace {namespace} and is no "
+                "part of a job of this name; choose another name"
+            )
+        if found is not None or other is JOB:
+            api.delete(other, metadata["name"], namespace=namespace)
+            wait_gone(api, other, left)
+    if found is not None:
+        wait_gone(api, kind, found)
+
+
+def wait_gone(api: Api, kind: Kind, thing: Object, timeout_s: float = GONE_TIMEOUT_S) -> None:
+    """Waits until this very object is gone. Raises TimedOut."""
+    metadata = thing["metadata"]
+    ends_at = time.monotonic() + timeout_s
+    while True:
+        found = api.find(kind, metadata["name"], metadata["namespace"])
+        if found is None or found["metadata"]["uid"] != metadata["uid"]:
+            return
+        if time.monotonic() > ends_at:
+            held = ", ".join(found["metadata"].get("finalizers", ())) or "its pods"
+            raise TimedOut(
+                f"{kind.name} {metadata['name']} is still there {timeout_s:g} s after its "
+                f"deletion; it is held by {held}"
+            )
+        time.sleep(POLL_S)
