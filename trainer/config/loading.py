@@ -212,12 +212,17 @@ def describe(kind: type, prefix: str = "") -> Iterator[tuple[str, str, str, str,
         yield (
             key,
             name,
-            repr(spec.default),
+            repr(_default(spec)),
             meta["unit"],
             allowed(spec, hint),
             meta["doc"],
             meta["why"],
         )
+
+
+def _default(spec: dataclasses.Field[Any]) -> Any:
+    made = spec.default_factory
+    return spec.default if made is dataclasses.MISSING else made()
 
 
 def dump(config: Any) -> str:

@@ -27,6 +27,8 @@ def setting(
         "most": most,
         "required": required,
     }
+    if isinstance(default, dict):  # each configuration has its own
+        return field(default_factory=default.copy, metadata=meta)
     return field(default=default, metadata=meta)
 
 
