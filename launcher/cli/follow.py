@@ -9,10 +9,18 @@ from contextlib import contextmanager
 import typer
 
 from launcher.cli.manners import Manner, colored, tell
+from launcher.cli.places import Jobs
 from launcher.errors import JobFailed
-from launcher.status import JobStatus
+from launcher.status import ENDED, JobStatus
 
-COLORS = {"Running": "green", "Succeeded": "green", "Restarting": "yellow", "Failed": "red"}
+COLORS = {
+    "Running": "green",
+    "Succeeded": "green",
+    "Starting": "yellow",
+    "Queued": "yellow",
+    "Restarting": "yellow",
+    "Failed": "red",
+}
 
 
 @contextmanager
@@ -25,10 +33,8 @@ def only_following(name: str) -> Iterator[None]:
         raise typer.Exit(130) from None
 
 
-def wait_for_end(name: str, timeout_s: float | None, manner: Manner) -> JobStatus:
+def wait_for_end(jobs: Jobs, name: str, timeout_s: float | None, manner: Manner) -> JobStatus:
     """Tells each change of state as a line. Raises JobFailed or TimedOut."""
-    from launcher import local
-
     seen = ""
 
     def on_change(job: JobStatus) -> None:
@@ -39,7 +45,7 @@ def wait_for_end(name: str, timeout_s: float | None, manner: Manner) -> JobStatu
             seen = line
 
     with only_following(name):
-        job = local.wait(name, timeout_s, on_change)
+        job = jobs.wait(name, timeout_s, on_change)
     if job.state in ("Failed", "Cancelled"):
         reason = f": {job.reason}" if job.reason else ""
         raise JobFailed(
@@ -53,4 +59,5 @@ def progress(job: JobStatus, manner: Manner) -> str:
     """One line on where a job stands."""
     color = COLORS.get(job.state)
     state = colored(job.state, color, manner, sys.stderr) if color else job.state
-    return f"{job.name}: {state}, {job.workers_running} of {job.workers_desired} workers"
+    line = f"{job.name}: {state}, {job.workers_running} of {job.workers_desired} workers"
+    return f"{line}: {job.reason}" if job.reason and job.state not in ENDED else line

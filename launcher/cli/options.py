@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from typing import Annotated, Any
 
@@ -19,9 +20,12 @@ def job_names(incomplete: str) -> list[str]:
     previous = signal.signal(signal.SIGALRM, give_up)
     signal.setitimer(signal.ITIMER_REAL, 0.15)
     try:
-        from launcher import local
+        from launcher import cluster, local, names
 
-        return [job.name for job in local.list_jobs() if job.name.startswith(incomplete)]
+        known = {job.name for job in local.list_jobs()}
+        if cluster.is_configured():
+            known |= set(names.recall(os.environ))
+        return sorted(name for name in known if name.startswith(incomplete))
     except Exception:  # completion must never disturb the line that is being typed
         return []
     finally:

@@ -8,15 +8,18 @@ import typer
 
 from launcher.cli import options as opt
 from launcher.cli.manners import tell
+from launcher.cli.places import Place, jobs_of, placed
 from launcher.errors import UsageError
 
 
 def register(app: typer.Typer) -> None:
     """Adds the verbs of this module."""
-    app.command()(plot)
+    app.command()(placed(plot))
 
 
 def plot(
+    context: typer.Context,
+    place: Place,
     run: Annotated[
         str,
         typer.Argument(
@@ -36,11 +39,7 @@ def plot(
       launcher plot resnet18-1a2b3c --out curve.svg
       launcher plot s3://bucket/runs/senet154-1a2b3c
     """
-    address = run
-    if "/" not in run:
-        from launcher import local
-
-        address = local.status(run).checkpoints
+    address = run if "/" in run else jobs_of(place, context.obj, run).status(run).checkpoints
     target = out or f"{run.rstrip('/').rpartition('/')[2]}.png"
     if not target.endswith((".png", ".svg")):
         raise UsageError(f"--out {target!r} must end in .png or .svg")

@@ -13,13 +13,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from launcher.cli import options as opt
+from launcher.cli.describe import document
 from launcher.cli.follow import wait_for_end
 from launcher.cli.manners import KIND, DryRun, Manner, Output, emit, seconds, tell, warn
+from launcher.cli.places import Jobs, KubeContext, Place, api_of
 from launcher.errors import LauncherError, UsageError
 from launcher.request import Request
 
 if TYPE_CHECKING:
+    from launcher.cluster.client import Api
     from launcher.resolve import Resolved
+    from launcher.status import JobStatus
 
 
 def register(app: typer.Typer) -> None:
@@ -75,10 +79,12 @@ def submit(
     context: typer.Context,
     request: Request,
     dry_run: Annotated[
-        DryRun, typer.Option(help="client: print the checked objects, send nothing.")
+        DryRun,
+        typer.Option(help="client: print the checked objects; server: ask its admission too."),
     ] = DryRun.none,
     wait: Annotated[bool, typer.Option("--wait", help="Wait for the end; 7 if it failed.")] = False,
     timeout: opt.Timeout = "",
+    kube_context: KubeContext = "",
     output: opt.OutputFormat = Output.table,
 ) -> None:
     """Start a training run, or go on with an ended one of the same name.
@@ -89,8 +95,11 @@ def submit(
     Examples:
       launcher submit --model resnet18 --local --data ./shards --val ./val epochs=3
       launcher submit --model senet154 --gpus 64 --min-gpus 32 --dry-run=client
+      launcher submit --model senet154 --gpus 64 -n ml --wait
       launcher submit --model my.yaml --local --workers 3 optim.lr=0.2 --wait --timeout 30m
     """
+    if kube_context and request.local:
+        raise UsageError("--context means a cluster and goes without --local")
     if timeout and not wait:
         raise UsageError(f"--timeout {timeout} needs --wait")
     timeout_s = seconds(timeout, "--timeout") if timeout else None
@@ -98,28 +107,50 @@ def submit(
         _print_objects(_resolved(request), output)
         return
     resolved = _complete(request)
-    if not request.local or dry_run is DryRun.server:
-        where = "--dry-run=server" if dry_run is DryRun.server else "submit without --local"
-        raise LauncherError(
-            f"{where} asks a cluster, which this version does not do yet; send the objects by "
-            f"`launcher render --model {request.model} ... | kubectl apply -f -`"
-        )
-    from launcher import local, render
+    if dry_run is DryRun.server:
+        _print_objects(resolved, output, on_server=_api(request, kube_context, context.obj))
+        return
+    from launcher import render
 
     _tell_notes(resolved)
-    job = local.submit(render.render(resolved.spec))
-    tell(f"{job.name} runs on this machine; see `launcher logs -f {job.name}`")
+    objects = render.render(resolved.spec)
+    jobs, job = _send(request, kube_context, objects, context.obj)
     if output is Output.name:
         print(f"{KIND}/{job.name}")
     elif output in (Output.json, Output.yaml):
-        from launcher.cli.jobs import document
-
         emit(document(job), output)
     else:
         print(job.name, flush=True)
     if wait:
-        manner: Manner = context.obj
-        wait_for_end(job.name, timeout_s, manner)
+        wait_for_end(jobs, job.name, timeout_s, context.obj)
+
+
+def _send(
+    request: Request, kube_context: str, objects: list[dict[str, Any]], manner: Manner
+) -> tuple[Jobs, JobStatus]:
+    """Starts the objects where the request says; returns the verbs of that place, and the job."""
+    if request.local:
+        from launcher import local
+
+        job = local.submit(objects)
+        tell(f"{job.name} runs on this machine; see `launcher logs -f {job.name}`")
+        return local, job
+    from launcher import cluster
+
+    api = _api(request, kube_context, manner)
+    jobs = cluster.jobs_on(api)
+    job = jobs.submit(objects, say=tell)
+    tell(
+        f"{job.name} is submitted to namespace {job.namespace} of {api.transport.context}; see "
+        f"`launcher status {job.name}` and `launcher logs -f {job.name}`"
+    )
+    return jobs, job
+
+
+def _api(request: Request, kube_context: str, manner: Manner) -> Api:
+    if request.local:
+        raise UsageError("--dry-run=server and --context are for a cluster; leave --local out")
+    return api_of(Place(request.namespace, kube_context), manner)
 
 
 def render(
@@ -164,7 +195,8 @@ def _tell_notes(resolved: Resolved) -> None:
         tell(f"note: {note}")
 
 
-def _print_objects(resolved: Resolved, output: Output) -> None:
+def _print_objects(resolved: Resolved, output: Output, on_server: Api | None = None) -> None:
+    """Checks and prints the objects; on_server: as that server would store them."""
     from launcher import render
 
     for line in resolved.missing:
@@ -175,6 +207,10 @@ def _print_objects(resolved: Resolved, output: Output) -> None:
     if wrong:
         more = f" (and {len(wrong) - 1} more)" if len(wrong) > 1 else ""
         raise LauncherError(f"{wrong[0]}{more}")
+    if on_server is not None:
+        from launcher import cluster
+
+        objects = cluster.dry_run(on_server, objects)
     if output is Output.json:
         print(render.to_json(objects))
     elif output is Output.name:

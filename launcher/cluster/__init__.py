@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from launcher.cluster.client import Api
     from launcher.cluster.jobs import Jobs
+    from launcher.cluster.kinds import Object
 
-__all__ = ["connect", "is_configured", "jobs"]
+__all__ = ["connect", "dry_run", "is_configured", "jobs_on"]
 
 
 def connect(context: str = "", namespace: str = "", timeout_s: float = 30.0) -> Api:
@@ -24,11 +25,18 @@ def connect(context: str = "", namespace: str = "", timeout_s: float = 30.0) -> 
     return client.Api(transport.connect(context), namespace, timeout_s=timeout_s)
 
 
-def jobs(api: Api) -> Jobs:
+def jobs_on(api: Api) -> Jobs:
     """The verbs on its jobs."""
     from launcher.cluster.jobs import Jobs
 
     return Jobs(api)
+
+
+def dry_run(api: Api, objects: list[Object]) -> list[Object]:
+    """The objects as the server would store them: admission, quota and rights are asked."""
+    from launcher.cluster.submit import dry_run
+
+    return dry_run(api, objects)
 
 
 def is_configured() -> bool:

@@ -15,7 +15,7 @@ from typing import Any
 from launcher.cluster import answers
 from launcher.cluster.kinds import ACCESS_REVIEW, Kind, Object, kind_of
 from launcher.cluster.marks import SUBMISSION
-from launcher.cluster.transport import Answer, Lost, NotSent, Transport
+from launcher.cluster.transport import Answer, Lost, NotSent, Transport, Untrusted
 from launcher.errors import Conflict, LauncherError, NotFound, Unreachable
 
 logger = logging.getLogger(__name__)
@@ -26,6 +26,8 @@ PATIENCE_S = 30.0
 FIRST_DELAY_S, MOST_DELAY_S = 0.2, 5.0
 PAGE = 500
 """Objects of one answer, as kubectl asks for."""
+LISTS = 3
+"""How often a list whose later pages the server forgot is begun."""
 
 PLAIN = "application/json"
 MERGE = "application/merge-patch+json"
@@ -82,15 +84,27 @@ class Api:
     ) -> Listing:
         """All objects that match, in pages. namespace: None is the own one, "" are all."""
         where = self.namespace if namespace is None else namespace
-        items: list[Object] = []
         query = {"labelSelector": labels, "fieldSelector": fields, "limit": str(PAGE)}
+        for _ in range(LISTS):
+            try:
+                return self._pages(kind, where, query)
+            except answers.Gone as gone:  # the next pages of a long list have been forgotten
+                error = gone
+        raise Unreachable(
+            f"{kind.plural} {where}: the list changed faster than it could be read, {LISTS} times: "
+            f"{error}"
+        )
+
+    def _pages(self, kind: Kind, namespace: str, query: Mapping[str, str]) -> Listing:
+        items: list[Object] = []
+        token = ""
         while True:
-            page = self._ask("GET", kind, where, query=query)
+            page = self._ask("GET", kind, namespace, query={**query, "continue": token})
             items += page.get("items", ())
-            token = page["metadata"].get("continue")
+            metadata = page.get("metadata") or {}
+            token = metadata.get("continue", "")
             if not token:
-                return Listing(items, page["metadata"].get("resourceVersion", ""))
-            query["continue"] = token
+                return Listing(items, metadata.get("resourceVersion", ""))
 
     def create(self, thing: Object, *, dry_run: bool = False) -> Object:
         """Creates an object; Conflict if there is one of that name which is not this very one.
@@ -277,7 +291,8 @@ class Api:
                     request.harmless and answer.status in answers.AGAIN_IF_HARMLESS
                 )
             except NotSent as unsent:
-                error, again = Unreachable(f"{request.what}: {unsent}"), True
+                error = Unreachable(f"{request.what}: {unsent}")
+                again = not isinstance(unsent, Untrusted)
             except (Lost, answers.NoAnswer) as lost:
                 error, again = Unreachable(f"{request.what}: {lost}"), request.harmless
             pause_s = max(wish_s, random.uniform(delay_s / 2, delay_s))

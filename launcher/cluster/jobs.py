@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import queue
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
 from launcher.cluster import marks
 from launcher.cluster.client import Api
 from launcher.cluster.kinds import JOB, POD, PYTORCHJOB, SERVICE, WORKLOAD, Object
+from launcher.cluster.logs import logs
 from launcher.cluster.objects import events_of, labels_of, pods_of, workload_of
 from launcher.cluster.state import read_status
-from launcher.cluster.submit import wait_gone
+from launcher.cluster.submit import submit, wait_gone
 from launcher.cluster.watch import Change, Watch
 from launcher.errors import Conflict, LauncherError, NotFound, TimedOut, UsageError
 from launcher.spec import JOB_LABEL
@@ -32,6 +33,10 @@ class Jobs:
 
     def __init__(self, api: Api) -> None:
         self.api = api
+
+    def submit(self, objects: Sequence[Object], say: Callable[[str], None] = print) -> JobStatus:
+        """Sends rendered objects: `launcher.cluster.submit`."""
+        return submit(self.api, objects, say)
 
     def list_jobs(self, namespace: str | None = None) -> list[JobStatus]:
         """All jobs of a namespace, or of all with ""; workers as the operator counts them."""
@@ -147,16 +152,17 @@ class Jobs:
         self.api.delete(PYTORCHJOB, name, uid=job["metadata"]["uid"])
         wait_gone(self.api, PYTORCHJOB, job)
 
-    def prune(self, older_than_s: float, namespace: str | None = None) -> list[JobStatus]:
-        """The ended jobs that ended longer ago; whoever asks deletes them."""
-        now = datetime.now(UTC)
-        return [
-            job
-            for job in self.list_jobs(namespace)
-            if job.state in ENDED
-            and (now - datetime.fromisoformat(job.ended_at or job.created_at)).total_seconds()
-            >= older_than_s
-        ]
+    def logs(
+        self,
+        name: str,
+        worker: int | None = None,
+        follow: bool = False,
+        tail: int | None = None,
+        previous: bool = False,
+    ) -> Iterator[str]:
+        """What the workers wrote: `launcher.cluster.logs`."""
+        self.find(name)
+        return logs(self.api, name, worker, follow, tail, previous)
 
     def wait(
         self,

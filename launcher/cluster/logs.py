@@ -1,4 +1,4 @@
-"""What the workers of a cluster's job wrote; followed over restarts, replaced pods and late comers."""
+"""What the workers of a cluster's job wrote, followed over restarts and replaced pods."""
 
 from __future__ import annotations
 

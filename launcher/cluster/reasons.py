@@ -51,9 +51,9 @@ def of_creation(events: Sequence[Object]) -> str:
     return ""
 
 
-def of_pod(pod: Object) -> str:
-    """What keeps one pod from running, or ended it."""
-    status, who = pod.get("status", {}), worker(pod)
+def of_pod(pod: Object, is_named: bool = True) -> str:
+    """What keeps one pod from running, or ended it; is_named: beginning with its name."""
+    status, who = pod.get("status", {}), worker(pod) if is_named else "it"
     for condition in status.get("conditions", ()):
         if condition["type"] == "PodScheduled" and condition["status"] == "False":
             if condition.get("reason") == "SchedulingGated":

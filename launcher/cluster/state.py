@@ -92,7 +92,7 @@ def state_of(job: Object, pods: Sequence[Object], running: int, least: int) -> J
         return "Running"  # its workers are saving
     if held == "Restarting" or any(_is_crashing(pod) for pod in pods):
         return "Restarting"
-    if held in ("", "Created") and not pods and not running:
+    if not held and not pods:
         return "Created"
     return "Running" if running >= least else "Starting"
 
@@ -150,7 +150,7 @@ def _worker(pod: Object) -> WorkerStatus:
         pid=None,
         restarts=_restarts(pod),
         started_at=status.get("startTime"),
-        reason=reasons.of_pod(pod) or reasons.last_end(pod),
+        reason=reasons.of_pod(pod, is_named=False) or reasons.last_end(pod),
         node=pod.get("spec", {}).get("nodeName", ""),
     )
 

@@ -29,6 +29,10 @@ class NotSent(Exception):
     """The server has not seen the request."""
 
 
+class Untrusted(NotSent):
+    """The server cannot show who it is, or does not take our certificate; waiting cures neither."""
+
+
 class Lost(Exception):
     """The server may have done what was asked, but its answer did not arrive whole."""
 
@@ -57,8 +61,13 @@ class Answer:
         if rest:
             yield rest
 
+    def interrupt(self) -> None:
+        """Ends the answer for the thread that reads it; closing would wait for that thread."""
+        with contextlib.suppress(ValueError, RuntimeError, OSError):  # it is at its end already
+            self._response.response.shutdown()
+
     def close(self) -> None:
-        """Ends the connection, also while another thread reads from it."""
+        """Ends the connection; only for the thread that reads."""
         self._response.response.close()
 
 
@@ -117,7 +126,7 @@ def connect(context: str = "") -> Transport:
             config.load_incluster_config(client_configuration=settings)
             place = (SERVICE_ACCOUNT / "namespace").read_text(encoding="utf-8").strip()
             return Transport(ApiClient(settings), place, "in-cluster")
-        contexts, active = config.list_kube_config_contexts()
+        contexts, active = config.list_kube_config_contexts(_kubeconfig())
         chosen = next((each for each in contexts if each["name"] == context), None)
         if context and chosen is None:
             known = ", ".join(each["name"] for each in contexts) or "none"
@@ -125,7 +134,7 @@ def connect(context: str = "") -> Transport:
         chosen = chosen or active
         if chosen is None:
             raise UsageError("the kubeconfig has no current context; give --context")
-        config.load_kube_config(context=chosen["name"], client_configuration=settings)
+        config.load_kube_config(_kubeconfig(), chosen["name"], client_configuration=settings)
     except config.ConfigException as error:
         why = " ".join(str(error).split())[:200]
         raise UsageError(
@@ -138,8 +147,14 @@ def connect(context: str = "") -> Transport:
 
 def has_kubeconfig() -> bool:
     """Whether kubectl would find a file, without reading it."""
-    named = os.environ.get("KUBECONFIG") or str(Path.home() / ".kube" / "config")
-    return any(Path(each).expanduser().is_file() for each in named.split(os.pathsep) if each)
+    return any(
+        Path(each).expanduser().is_file() for each in _kubeconfig().split(os.pathsep) if each
+    )
+
+
+def _kubeconfig() -> str:
+    """The files that kubectl would read; the official client asks for them once, at its import."""
+    return os.environ.get("KUBECONFIG") or str(Path.home() / ".kube" / "config")
 
 
 def is_configured() -> bool:
@@ -165,7 +180,9 @@ def _translated(host: str, silence_s: float) -> Iterator[None]:
             raise NotSent(f"{host} cannot be reached: {_cause(inner)}") from error
         raise Lost(f"the connection to {host} broke off: {_cause(error)}") from error
     except ApiException as error:  # its own kind for TLS failures
-        raise NotSent(f"{host} is not trusted: {_cause(error)}") from error
+        raise Untrusted(
+            f"{host} is not trusted: {_cause(error)}; is certificate-authority of the context right?"
+        ) from error
     except (OSError, AttributeError, ValueError) as error:
         # A response that another thread closes fails in urllib3's insides.
         raise Lost(f"the connection to {host} broke off: {_cause(error)}") from error

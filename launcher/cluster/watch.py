@@ -8,17 +8,19 @@ from __future__ import annotations
 
 import json
 import logging
+import queue
 import random
 import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from launcher.cluster.answers import Gone, failure
+from launcher.cluster.answers import Gone, NoAnswer, failure, read
 from launcher.cluster.client import Api
 from launcher.cluster.kinds import Kind, Object
 from launcher.cluster.transport import Answer, Lost
-from launcher.errors import Forbidden, LauncherError, NotFound
+from launcher.errors import Forbidden, LauncherError, NotFound, Unreachable
 
 logger = logging.getLogger(__name__)
 
@@ -64,42 +66,48 @@ class Watch(threading.Thread):
         """By uid."""
         self.lists = 0
         """How often the collection was listed: once, and again for each 410."""
+        self._version = ""
+        """Where the watch goes on from; empty: the collection has to be listed."""
+        self._heard = 0
+        """Events so far, bookmarks too."""
         self._stopping = threading.Event()
+        self._lock = threading.Lock()
         self._answer: Answer | None = None
 
     def stop(self, timeout_s: float = 5.0) -> None:
         """Ends the thread; nothing is told after it."""
-        self._stopping.set()
-        if self._answer is not None:
-            self._answer.close()
+        with self._lock:
+            self._stopping.set()
+            if self._answer is not None:
+                self._answer.interrupt()
         if self.is_alive() and threading.current_thread() is not self:
             self.join(timeout_s)
 
     def run(self) -> None:
-        version, delay_s = "", FIRST_DELAY_S
+        delay_s = FIRST_DELAY_S
         while not self._stopping.is_set():
+            heard, started_at = self._heard, time.monotonic()
             try:
-                if not version:
-                    version = self._list()
-                version = self._follow(version)
-                delay_s = FIRST_DELAY_S
-                continue
+                if not self._version:
+                    self._list()
+                self._follow()
             except Gone as error:
                 logger.debug("%s: listed again: %s", self.kind.plural, error)
-                version = ""
+                self._version = ""
             except (Forbidden, NotFound) as error:
                 if not self._stopping.is_set():
                     self.fail(error)
                 return
-            except _Broken as broken:
-                version = broken.version
             except LauncherError as error:
                 logger.debug("%s: %s", self.kind.plural, error)
+            # A server that ends each watch at once would otherwise be asked without a pause.
+            if self._heard > heard or time.monotonic() - started_at > MOST_DELAY_S:
+                delay_s = FIRST_DELAY_S
             self._stopping.wait(random.uniform(delay_s / 2, delay_s))
             delay_s = min(delay_s * 2, MOST_DELAY_S)
 
-    def _list(self) -> str:
-        """Tells what differs from what was known; returns the version to go on from."""
+    def _list(self) -> None:
+        """Tells what differs from what was known."""
         listing = self.api.listing(
             self.kind, namespace=self.namespace, labels=self.labels, fields=self.fields
         )
@@ -115,44 +123,46 @@ class Watch(threading.Thread):
                 self._tell(Change("MODIFIED", thing))
         if not self._stopping.is_set():
             self.tell(None)
-        return listing.version
+        self._version = listing.version
 
-    def _follow(self, version: str) -> str:
-        """One watch from `version` to its end; returns the version to go on from.
-
-        Raises Gone, and _Broken with the version where the connection is lost.
-        """
+    def _follow(self) -> None:
+        """One watch from the version reached to its end. Raises Gone, and Unreachable."""
         query = {
             "watch": "true",
-            "resourceVersion": version,
+            "resourceVersion": self._version,
             "allowWatchBookmarks": "true",
             "timeoutSeconds": str(WATCH_S),
             "labelSelector": self.labels,
             "fieldSelector": self.fields,
         }
         path = self.kind.path(self.namespace)
-        self._answer = self.api.stream(path, query, self.kind.plural, self.silence_s)
+        answer = self.api.stream(path, query, self.kind.plural, self.silence_s)
         try:
-            for line in self._answer.lines():
+            with self._lock:
+                self._answer = answer
+            for line in answer.lines():
                 if self._stopping.is_set():
-                    break
-                version = self._event(line, version)
-        except (Lost, ValueError) as error:
-            if not self._stopping.is_set():
-                raise _Broken(version) from error
+                    return
+                self._event(line)
+        except (Lost, NoAnswer) as error:
+            raise Unreachable(f"{self.kind.plural}: {error}") from error
         finally:
-            self._answer.close()
-        return version
+            with self._lock:
+                self._answer = None
+                answer.close()
 
-    def _event(self, line: bytes, version: str) -> str:
-        event = json.loads(line)
+    def _event(self, line: bytes) -> None:
+        event = read(line)
+        if not isinstance(event.get("object"), dict) or "type" not in event:
+            raise NoAnswer(f"the watch's line is no event but {line[:80]!r}")
         thing = event["object"]
         if event["type"] == "ERROR":
             code = int(thing.get("code", 500))
             raise failure(code, json.dumps(thing).encode(), self.kind, self.kind.plural)
         if event["type"] != "BOOKMARK":
             self._tell(Change(event["type"], thing))
-        return _version(thing)
+        self._version = _version(thing)
+        self._heard += 1
 
     def _tell(self, change: Change) -> None:
         if self._stopping.is_set():
@@ -165,14 +175,6 @@ class Watch(threading.Thread):
         self.tell(change)
 
 
-class _Broken(Exception):
-    """The connection was lost; the watch goes on from this version."""
-
-    def __init__(self, version: str) -> None:
-        super().__init__(version)
-        self.version = version
-
-
 def _version(thing: Object) -> str:
     return str(thing["metadata"]["resourceVersion"])
 
@@ -182,8 +184,6 @@ def settled(api: Api, kind: Kind, name: str, timeout_s: float) -> Iterator[Objec
 
     Raises what no waiting cures.
     """
-    import queue
-
     news: queue.Queue[Change | LauncherError | None] = queue.Queue()
     watch = Watch(api, kind, news.put, news.put, fields=f"metadata.name={name}")
     watch.start()

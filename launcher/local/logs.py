@@ -40,9 +40,15 @@ class Tail:
 
 
 def logs(
-    name: str, worker: int | None = None, follow: bool = False, tail: int | None = None
+    name: str,
+    worker: int | None = None,
+    follow: bool = False,
+    tail: int | None = None,
+    previous: bool = False,
 ) -> Iterator[str]:
     """Lines of one worker's log, or of all, each then headed by `worker-N | `.
+
+    previous: changes nothing here, where a worker's one log holds what came before a restart too.
 
     follow: goes on over restarts and with workers that join later, and ends when the run has ended.
     tail: of each worker only so many of the lines that are there already.

@@ -133,6 +133,11 @@ def find(name: str) -> Folder:
     return folder
 
 
+def is_known(name: str) -> bool:
+    """Whether there is a run of that name on this machine."""
+    return bool(name) and "/" not in name and Folder(state_root() / name).exists()
+
+
 def list_jobs() -> list[JobStatus]:
     """All runs on this machine, by name, without their events."""
     return [replace(read_status(folder), events=()) for folder in folders()]

@@ -1,0 +1,124 @@
+"""Where a verb looks for jobs: on this machine, or in a namespace of a cluster."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any, Protocol
+
+import typer
+
+from launcher.cli.manners import Manner
+from launcher.errors import UsageError
+from launcher.status import JobStatus
+
+if TYPE_CHECKING:
+    from launcher.cluster.client import Api
+    from launcher.cluster.jobs import Jobs as ClusterJobs
+
+
+@dataclass(frozen=True)
+class Place:
+    """What -n, --context and --local say; all empty: find out."""
+
+    namespace: str = ""
+    context: str = ""
+    local: bool = False
+
+
+class Jobs(Protocol):
+    """The verbs that both places have."""
+
+    def list_jobs(self) -> list[JobStatus]: ...
+    def status(self, name: str) -> JobStatus: ...
+    def cancel(self, name: str, grace_s: float | None = None) -> JobStatus: ...
+    def scale(self, name: str, workers: int) -> JobStatus: ...
+    def delete(self, name: str, force: bool = False) -> None: ...
+    def wait(
+        self,
+        name: str,
+        timeout_s: float | None = None,
+        on_change: Callable[[JobStatus], None] | None = None,
+    ) -> JobStatus: ...
+    def logs(
+        self,
+        name: str,
+        worker: int | None = None,
+        follow: bool = False,
+        tail: int | None = None,
+        previous: bool = False,
+    ) -> Iterator[str]: ...
+
+
+KubeContext = Annotated[
+    str, typer.Option("--context", help="Context of the kubeconfig; default: the current one.")
+]
+
+
+def _asked(
+    namespace: Annotated[
+        str, typer.Option("-n", "--namespace", help="Namespace; default: the setting, the context.")
+    ] = "",
+    kube_context: KubeContext = "",
+    local: Annotated[bool, typer.Option("--local", help="Only runs on this machine.")] = False,
+) -> None:
+    """The options that say where."""
+
+
+def placed(command: Callable[..., None]) -> Callable[..., None]:
+    """The command as Typer sees it: in place of its Place, the options of `_asked`."""
+    asked = inspect.signature(_asked, eval_str=True).parameters
+    own = dict(inspect.signature(command, eval_str=True).parameters)
+    del own["place"]
+
+    @functools.wraps(command)
+    def parsed(**given: Any) -> None:
+        said = {key: given.pop(key) for key in asked}
+        if said["local"] and (said["namespace"] or said["kube_context"]):
+            raise UsageError("--local goes without --namespace and --context: they mean a cluster")
+        place = Place(said["namespace"], said["kube_context"], said["local"])
+        command(**given, place=place)
+
+    parameters = [
+        entry.replace(kind=inspect.Parameter.KEYWORD_ONLY)
+        for entry in (*own.values(), *asked.values())
+    ]
+    parsed.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    parsed.__annotations__ = {entry.name: entry.annotation for entry in parameters}
+    return parsed
+
+
+def jobs_of(place: Place, manner: Manner, name: str = "") -> Jobs:
+    """The jobs meant. A name of a run on this machine means that run, unless a cluster is named."""
+    from launcher import cluster, local
+
+    if place.local:
+        return local
+    if not (place.namespace or place.context):
+        if name and local.is_known(name):
+            return local
+        if not cluster.is_configured():
+            return local
+    return on_cluster(place, manner)
+
+
+def on_cluster(place: Place, manner: Manner, verb: str = "") -> ClusterJobs:
+    """The jobs of a cluster. Raises UsageError where --local says otherwise, or there is none."""
+    from launcher import cluster
+
+    if place.local:
+        raise UsageError(f"{verb or 'this'} is for jobs of a cluster; leave --local out")
+    return cluster.jobs_on(api_of(place, manner))
+
+
+def api_of(place: Place, manner: Manner) -> Api:
+    """The API server meant, with the namespace of the flag, the setting or the context."""
+    import os
+    from pathlib import Path
+
+    from launcher import cluster, settings
+
+    namespace = place.namespace or settings.load(os.environ, Path.cwd()).get("namespace")
+    return cluster.connect(place.context, namespace, manner.request_timeout_s)
