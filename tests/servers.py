@@ -45,8 +45,9 @@ def program() -> str:
 class S3Server:
     """SeaweedFS in a folder of its own. Survives `kill` and `start` with its objects."""
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
+    def __init__(self, folder: Path, address: str = "127.0.0.1") -> None:
+        """address: of this machine, where the server listens, and nowhere else."""
+        self._folder, self._address = folder, address
         self._process: subprocess.Popen[bytes] | None = None
         self._ports: dict[str, int] = {}
 
@@ -56,7 +57,7 @@ class S3Server:
 
     @property
     def endpoint(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
+        return f"http://{self._address}:{self.port}"
 
     def environment(self, identity: tuple[str, str] = ADMIN) -> dict[str, str]:
         """What a process needs to reach the server, and nothing of the user's own settings."""
@@ -102,8 +103,8 @@ class S3Server:
                     f"-logdir={self._folder}",
                     "mini",
                     f"-dir={self._folder}",
-                    "-ip=127.0.0.1",
-                    "-ip.bind=127.0.0.1",
+                    f"-ip={self._address}",
+                    f"-ip.bind={self._address}",
                     f"-s3.config={config}",
                     f"-bucket={BUCKET}",
                     "-webdav=false",
@@ -171,13 +172,13 @@ class S3Server:
 
 
 @contextlib.contextmanager
-def s3_server(folder: Path | None = None) -> Iterator[S3Server]:
+def s3_server(folder: Path | None = None, address: str = "127.0.0.1") -> Iterator[S3Server]:
     """A running server with the bucket BUCKET. Raises Unavailable."""
     program()
     with contextlib.ExitStack() as stack:
         if folder is None:
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="seaweedfs-")))
-        server = S3Server(folder)
+        server = S3Server(folder, address)
         stack.callback(server.kill)
         server.start()
         yield server

@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import gzip
-import os
-import shutil
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.cluster.control_plane import ControlPlane, control_plane
-from tests.cluster.operator import Operator
+from tests.cluster.cluster import Cluster, running_cluster
+from tests.cluster.control_plane import ControlPlane
 from tests.cluster.tools import Unavailable
 from tests.conftest import absent
 
-CRD = Path(__file__).parents[2] / "k8s/base/crds/kubeflow.org_pytorchjobs.yaml.gz"
 BUILD_S = 3600
 """Longest time of the first test, which may have to build everything from source."""
 
@@ -30,20 +26,19 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(scope="session")
 def plane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ControlPlane]:
     """A running control plane with the operator."""
-    for program in ("openssl", "unshare", "zstd"):
-        if shutil.which(program) is None:
-            absent(f"no program {program}")
-    if os.geteuid() != 0:
-        absent("the operator's webhook needs a mount namespace, which needs root")
-    folder = tmp_path_factory.mktemp("plane")
-    crd = folder / "crd.yaml"
-    crd.write_bytes(gzip.decompress(CRD.read_bytes()))
     try:
-        with control_plane(folder / "state") as running:
-            operator = Operator(running, crd)
-            operator.install()
-            operator.start()
-            yield running
+        with running_cluster(tmp_path_factory.mktemp("plane") / "state") as cluster:
+            yield cluster.plane
+    except Unavailable as error:
+        absent(str(error))
+
+
+@pytest.fixture(scope="session")
+def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    """A running cluster with a node where pods really run, apart from `plane`."""
+    try:
+        with running_cluster(tmp_path_factory.mktemp("node") / "state", with_node=True) as cluster:
+            yield cluster
     except Unavailable as error:
         absent(str(error))
 

@@ -7,7 +7,7 @@ All of it listens on loopback or on ports of its own, keeps its data in one fold
 from __future__ import annotations
 
 import contextlib
-import os
+import ipaddress
 import secrets
 import signal
 import ssl
@@ -22,30 +22,23 @@ from typing import Any
 
 import yaml
 
+from tests.cluster.certificates import make_authority, sign
+from tests.cluster.network import Network
+from tests.cluster.parts import NotReady, Part, end_all, launch, wait_until_gone
 from tests.cluster.tools import ensure, kubectl
 from tests.servers import free_ports
 
 READY_S = 90.0
 """It takes 3 s on a quiet machine."""
-STOP_S = 10.0
 SERVICES = "10.96.0.0/16"
 PODS = "10.244.0.0/16"
-
-
-class NotReady(Exception):
-    """A part did not come up; the end of its log tells why."""
-
-
-@dataclass
-class Part:
-    """One process and its log."""
-
-    name: str
-    process: subprocess.Popen[bytes]
-    log: Path
-
-    def tail(self) -> str:
-        return self.log.read_text(errors="replace")[-1500:]
+USERS = {
+    "admin": ("admin", "system:masters"),
+    "kubelet": ("system:node:node-0", "system:nodes"),
+    "kube-proxy": ("system:kube-proxy", "system:authenticated"),
+    "coredns": ("coredns", "system:masters"),
+}
+"""Who may ask the API server with a token of their own: name and group."""
 
 
 @dataclass
@@ -53,14 +46,19 @@ class ControlPlane:
     """The processes of a control plane in a folder."""
 
     folder: Path
-    address: str = "127.0.0.1"
-    """Where others reach the API server; a node's pods need one that is not loopback."""
+    network: Network | None = None
+    """Of the node; without one there is only what listens on loopback."""
     parts: dict[str, Part] = field(default_factory=dict)
-    token: str = field(default_factory=lambda: secrets.token_hex(16))
+    tokens: dict[str, str] = field(
+        default_factory=lambda: {user: secrets.token_hex(16) for user in USERS}
+    )
 
     def __post_init__(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
         self.etcd_port, self.etcd_peer_port, self.port = free_ports(3)
+        self.address = self.network.host if self.network else "127.0.0.1"
+        self.services = self.network.services if self.network else SERVICES
+        self.pods = self.network.pods if self.network else PODS
 
     @property
     def server(self) -> str:
@@ -72,7 +70,7 @@ class ControlPlane:
 
     @property
     def ca(self) -> Path:
-        return self.folder / "pki" / "apiserver.crt"
+        return self.folder / "pki" / "ca.crt"
 
     def start(self) -> None:
         """Returns when the API server is ready. Raises NotReady or tools.Unavailable."""
@@ -82,7 +80,7 @@ class ControlPlane:
         self._write_keys()
         self.start_etcd()
         self.start_apiserver()
-        self._write_kubeconfig()
+        self.write_kubeconfig(self.kubeconfig, "admin")
         self.launch(
             "kube-controller-manager",
             f"--kubeconfig={self.kubeconfig}",
@@ -91,7 +89,7 @@ class ControlPlane:
             "--use-service-account-credentials",
             "--leader-elect=false",
             "--allocate-node-cidrs",
-            f"--cluster-cidr={PODS}",
+            f"--cluster-cidr={self.pods}",
             "--secure-port=0",
         )
         self.launch(
@@ -115,17 +113,24 @@ class ControlPlane:
         )
 
     def start_apiserver(self) -> None:
+        """Returns when it is ready. Raises NotReady."""
+        pki = self.folder / "pki"
         self.launch(
             "kube-apiserver",
             f"--etcd-servers=http://127.0.0.1:{self.etcd_port}",
             f"--secure-port={self.port}",
             "--bind-address=0.0.0.0",
             f"--advertise-address={self.address}",
-            f"--cert-dir={self.folder}/pki",
+            f"--tls-cert-file={pki}/apiserver.crt",
+            f"--tls-private-key-file={pki}/apiserver.key",
+            f"--client-ca-file={self.ca}",
+            f"--requestheader-client-ca-file={self.ca}",
+            f"--kubelet-client-certificate={pki}/apiserver-to-kubelet.crt",
+            f"--kubelet-client-key={pki}/apiserver-to-kubelet.key",
             f"--token-auth-file={self.folder}/tokens.csv",
             "--authorization-mode=Node,RBAC",
             "--allow-privileged",
-            f"--service-cluster-ip-range={SERVICES}",
+            f"--service-cluster-ip-range={self.services}",
             "--service-account-issuer=https://kubernetes.default.svc",
             f"--service-account-key-file={self.folder}/sa.pub",
             f"--service-account-signing-key-file={self.folder}/sa.key",
@@ -135,17 +140,14 @@ class ControlPlane:
 
     def wait_for(self, name: str, path: str) -> None:
         """Waits until the API server answers the path with 200."""
-        context = ssl.create_default_context()
-        context.check_hostname = False
+        context = ssl.create_default_context(cafile=self.ca)
         ends_at = time.monotonic() + READY_S
         while time.monotonic() < ends_at:
             if self.parts[name].process.poll() is not None:
                 raise NotReady(f"{name} ended: {self.parts[name].tail()}")
             with contextlib.suppress(OSError, urllib.error.URLError):
-                context.load_verify_locations(self.ca)
-                request = urllib.request.Request(
-                    f"{self.server}{path}", headers={"Authorization": f"Bearer {self.token}"}
-                )
+                token = {"Authorization": f"Bearer {self.tokens['admin']}"}
+                request = urllib.request.Request(f"{self.server}{path}", headers=token)
                 with urllib.request.urlopen(request, timeout=5, context=context):
                     return
             time.sleep(0.1)
@@ -157,27 +159,20 @@ class ControlPlane:
 
     def run(self, name: str, command: Sequence[str], env: Mapping[str, str] | None = None) -> None:
         """Starts a process that is ended with the others, in a session of its own."""
-        log = self.folder / f"{name}.log"
-        with open(log, "ab") as out:
-            process = subprocess.Popen(
-                command,
-                stdin=subprocess.DEVNULL,
-                stdout=out,
-                stderr=out,
-                env=os.environ | (env or {}),
-                start_new_session=True,
-            )
-        self.parts[name] = Part(name, process, log)
+        self.parts[name] = launch(self.folder, name, command, env or {})
 
     def kubectl(self, *arguments: str, given: str | None = None) -> str:
         """What kubectl as the cluster's administrator prints. Raises CalledProcessError."""
-        return subprocess.run(
-            [str(self.client), f"--kubeconfig={self.kubeconfig}", *arguments],
-            input=given,
-            check=True,
-            capture_output=True,
-            text=True,
-        ).stdout
+        flags = [f"--kubeconfig={self.kubeconfig}", f"--cache-dir={self.folder}/kubectl"]
+        done = subprocess.run(
+            [str(self.client), *flags, *arguments], input=given, capture_output=True, text=True
+        )
+        try:
+            done.check_returncode()
+        except subprocess.CalledProcessError as error:
+            error.add_note(done.stderr)
+            raise
+        return done.stdout
 
     def apply(self, *objects: Mapping[str, Any]) -> None:
         """Creates or changes objects."""
@@ -185,15 +180,14 @@ class ControlPlane:
 
     def kill(self, name: str, number: signal.Signals = signal.SIGKILL) -> None:
         """Ends one part."""
-        part = self.parts.pop(name)
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(part.process.pid, number)
-        part.process.wait(STOP_S)
+        self.parts.pop(name).kill(number)
 
     def stop(self) -> None:
         """Ends all parts, the API server before what it stores in."""
         for name in reversed(list(self.parts)):
             self.kill(name)
+        end_all(self.folder)
+        wait_until_gone(self.folder)
 
     def _write_keys(self) -> None:
         key = self.folder / "sa.key"
@@ -204,30 +198,38 @@ class ControlPlane:
             subprocess.run(command, check=True, capture_output=True)
         tokens = self.folder / "tokens.csv"
         tokens.touch(0o600)
-        tokens.write_text(f'{self.token},admin,admin,"system:masters"\n')
+        lines = [
+            f'{self.tokens[key]},{name},{name},"{group}"' for key, (name, group) in USERS.items()
+        ]
+        tokens.write_text("\n".join(lines) + "\n")
+        pki = self.folder / "pki"
+        pki.mkdir(exist_ok=True)
+        make_authority(pki, "webvision-test-ca")
+        own = str(ipaddress.ip_network(self.services)[1])
+        names = [f"IP:{address}" for address in sorted({"127.0.0.1", self.address, own})]
+        names += ["DNS:localhost", "DNS:kubernetes", "DNS:kubernetes.default"]
+        sign(pki, "apiserver", "/CN=kube-apiserver", [*names, "DNS:kubernetes.default.svc"])
+        sign(pki, "apiserver-to-kubelet", "/O=system:masters/CN=apiserver-to-kubelet")
 
-    def _write_kubeconfig(self) -> None:
+    def write_kubeconfig(self, path: Path, user: str, address: str = "127.0.0.1") -> None:
+        """Settings with which one of USERS reaches the API server at an address of this machine."""
+        server = {"server": f"https://{address}:{self.port}", "certificate-authority": str(self.ca)}
         config = {
             "apiVersion": "v1",
             "kind": "Config",
             "current-context": "test",
-            "clusters": [
-                {
-                    "name": "test",
-                    "cluster": {"server": self.server, "certificate-authority": str(self.ca)},
-                }
-            ],
-            "users": [{"name": "admin", "user": {"token": self.token}}],
-            "contexts": [{"name": "test", "context": {"cluster": "test", "user": "admin"}}],
+            "clusters": [{"name": "test", "cluster": server}],
+            "users": [{"name": user, "user": {"token": self.tokens[user]}}],
+            "contexts": [{"name": "test", "context": {"cluster": "test", "user": user}}],
         }
-        self.kubeconfig.touch(0o600)
-        self.kubeconfig.write_text(yaml.safe_dump(config))
+        path.touch(0o600)
+        path.write_text(yaml.safe_dump(config))
 
 
 @contextlib.contextmanager
-def control_plane(folder: Path) -> Iterator[ControlPlane]:
+def control_plane(folder: Path, network: Network | None = None) -> Iterator[ControlPlane]:
     """A running control plane."""
-    plane = ControlPlane(folder)
+    plane = ControlPlane(folder, network)
     try:
         plane.start()
         yield plane

@@ -9,14 +9,15 @@ from __future__ import annotations
 
 import base64
 import contextlib
-import subprocess
 import time
 import urllib.error
 import urllib.request
 from pathlib import Path
 from typing import Any
 
-from tests.cluster.control_plane import READY_S, ControlPlane, NotReady
+from tests.cluster.certificates import make_authority, sign
+from tests.cluster.control_plane import READY_S, ControlPlane
+from tests.cluster.parts import NotReady
 from tests.cluster.tools import ensure
 from tests.servers import free_ports
 
@@ -41,7 +42,8 @@ class Operator:
 
     def install(self) -> None:
         """Puts CRD, namespace, certificate and webhook into the cluster."""
-        make_certificate(self.folder)
+        make_authority(self.folder, "training-operator-ca", "training-operator")
+        sign(self.folder, "tls", f"/CN={DNS_NAME}", [f"DNS:{DNS_NAME}", "IP:127.0.0.1"])
         self.plane.kubectl("create", "-f", str(self.crd))
         # Not condition=Established: kubectl fails where there are no conditions yet.
         named = "jsonpath={.status.acceptedNames.kind}=PyTorchJob"
@@ -116,30 +118,3 @@ class Operator:
                 }
             ],
         }
-
-
-def make_certificate(folder: Path) -> None:
-    """ca.crt, ca.key, tls.crt and tls.key for DNS_NAME and 127.0.0.1, by openssl."""
-    names = f"subjectAltName=DNS:{DNS_NAME},IP:127.0.0.1"
-    authority = [
-        *("openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "3650"),
-        *("-subj", "/O=training-operator/CN=training-operator-ca"),
-        *("-addext", "basicConstraints=critical,CA:TRUE"),
-        # Its name stands among the names as well, or the operator would make a new one.
-        *("-addext", "subjectAltName=DNS:training-operator-ca"),
-        *("-addext", "keyUsage=critical,digitalSignature,keyEncipherment,keyCertSign"),
-        *("-keyout", "ca.key", "-out", "ca.crt"),
-    ]
-    request = [
-        *("openssl", "req", "-newkey", "rsa:2048", "-nodes", "-subj", f"/CN={DNS_NAME}"),
-        *("-keyout", "tls.key", "-out", "tls.csr"),
-    ]
-    (folder / "names").write_text(f"{names}\nextendedKeyUsage=serverAuth\n")
-    sign = [
-        *("openssl", "x509", "-req", "-in", "tls.csr", "-CA", "ca.crt", "-CAkey", "ca.key"),
-        *("-CAcreateserial", "-days", "3650", "-extfile", "names", "-out", "tls.crt"),
-    ]
-    # The operator reads its authority's key in the older of the two formats only.
-    older = ["openssl", "rsa", "-in", "ca.key", "-traditional", "-out", "ca.key"]
-    for command in (authority, request, sign, older):
-        subprocess.run(command, check=True, capture_output=True, cwd=folder)
