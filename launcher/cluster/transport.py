@@ -181,7 +181,7 @@ def _translated(host: str, silence_s: float) -> Iterator[None]:
         raise Lost(f"the connection to {host} broke off: {_cause(error)}") from error
     except ApiException as error:  # its own kind for TLS failures
         raise Untrusted(
-            f"{host} is not trusted: {_cause(error)}; is certificate-authority of the context right?"
+            f"{host} is not trusted: {_cause(error)}; is the context's certificate-authority right?"
         ) from error
     except (OSError, AttributeError, ValueError) as error:
         # A response that another thread closes fails in urllib3's insides.
