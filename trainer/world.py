@@ -19,6 +19,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from trainer.config import WorldConfig
+from trainer.stacks import STACKS_SIGNAL
 
 logger = logging.getLogger(__name__)
 
@@ -113,6 +114,7 @@ def join(config: WorldConfig) -> World:
     assert isinstance(control, dist.ProcessGroup)
     world = World(rank, size, device, control)
     signal.signal(signal.SIGTERM, world.terminated)
+    faulthandler.register(STACKS_SIGNAL, all_threads=True)
     return world
 
 

@@ -13,10 +13,13 @@ import typer
 
 from launcher.cli import options as opt
 from launcher.cli.manners import Manner, Output, colored, emit, table, tell
+from launcher.cli.places import Place, placed
 from launcher.errors import LauncherError
 
 Result = Literal["ok", "warning", "failed"]
 COLORS: dict[Result, str] = {"ok": "green", "warning": "yellow", "failed": "red"}
+PATIENCE_S = 10.0
+"""A doctor tells that a server does not answer; it does not wait until it does."""
 LEAST_FREE_BYTES = 5 << 30
 """A small run's checkpoints, logs and demo data fit below it."""
 
@@ -32,21 +35,22 @@ class Check:
 
 def register(app: typer.Typer) -> None:
     """Adds the verbs of this module."""
-    app.command()(doctor)
+    app.command()(placed(doctor))
 
 
-def doctor(context: typer.Context, output: opt.OutputFormat = Output.table) -> None:
-    """Check this machine, the settings, the object store and the cluster's address.
+def doctor(context: typer.Context, place: Place, output: opt.OutputFormat = Output.table) -> None:
+    """Check this machine, the settings, the object store and the cluster.
 
     Exit code 1 if something that a run needs has failed; a warning only tells what is not there.
 
     \b
     Examples:
       launcher doctor
+      launcher doctor -n ml
       launcher doctor -o json | jq '.checks[] | select(.result == "failed")'
     """
     manner: Manner = context.obj
-    found = list(checks(manner.request_timeout_s))
+    found = list(checks(place, manner.request_timeout_s))
     if output in (Output.json, Output.yaml):
         emit({"kind": "Diagnosis", "checks": [asdict(check) for check in found]}, output)
     else:
@@ -63,7 +67,7 @@ def doctor(context: typer.Context, output: opt.OutputFormat = Output.table) -> N
         raise typer.Exit(1)
 
 
-def checks(timeout_s: float) -> Iterator[Check]:
+def checks(place: Place, timeout_s: float) -> Iterator[Check]:
     """Each check in turn; one that breaks is a failed one, and the others still run."""
     yield _python()
     yield _module("torch", "local runs train with it: pip install '.[train]'")
@@ -79,7 +83,9 @@ def checks(timeout_s: float) -> Iterator[Check]:
     files = ", ".join(map(str, known.files))
     yield Check("settings", "ok", files or "no file; environment and built-in values")
     yield _store(known.get("checkpoints"))
-    yield _kubectl(timeout_s)
+    if place.local:
+        return
+    yield from _cluster(place.context, place.namespace or known.get("namespace"), timeout_s)
 
 
 def _python() -> Check:
@@ -141,20 +147,17 @@ def _store(address: str) -> Check:
     return Check("checkpoints", "ok", f"{address} can be written, read and removed")
 
 
-def _kubectl(timeout_s: float) -> Check:
-    """Which cluster kubectl would talk to; asks kubectl, not the cluster."""
-    import shutil
-    import subprocess
+def _cluster(context: str, namespace: str, timeout_s: float) -> Iterator[Check]:
+    """What the API server answers; without a kubeconfig there is nothing to ask."""
+    from launcher import cluster
 
-    if shutil.which("kubectl") is None:
-        return Check("kubectl", "warning", "not installed; only needed to use a cluster")
-    command = ["kubectl", "config", "current-context"]
+    if not cluster.is_configured():
+        yield Check("cluster", "warning", "no kubeconfig; only needed to use a cluster")
+        return
     try:
-        asked = subprocess.run(
-            command, capture_output=True, text=True, timeout=timeout_s, check=False
-        )
-    except subprocess.TimeoutExpired:
-        return Check("kubectl", "warning", f"no answer within {timeout_s:g} s")
-    if asked.returncode:
-        return Check("kubectl", "warning", "no current context; only needed to use a cluster")
-    return Check("kubectl", "ok", f"context {asked.stdout.strip()}")
+        api = cluster.connect(context, namespace, min(timeout_s, PATIENCE_S), PATIENCE_S)
+    except LauncherError as error:
+        yield Check("cluster", "failed", str(error))
+        return
+    for found in cluster.checks(api):
+        yield Check(found.name, found.result, found.detail)

@@ -40,6 +40,11 @@ def recipe_names(incomplete: str) -> list[str]:
     return [name for name in recipes() if name.startswith(incomplete)]
 
 
+def backend_names(incomplete: str) -> list[str]:
+    """Kinds of objects for the shell's completion."""
+    return [name for name in ("pytorchjob", "trainjob") if name.startswith(incomplete)]
+
+
 def count(text: str) -> int:
     """A whole number; told with its value, which Typer's own message lacks."""
     try:
@@ -94,3 +99,16 @@ Namespace = Annotated[str, typer.Option("-n", "--namespace", help="Namespace of 
 Budget = Annotated[str, typer.Option(help="Budget that is charged.")]
 Stage = Annotated[str, typer.Option(help="Stage of the pipeline, for accounting.")]
 Queue = Annotated[str, typer.Option(help="Kueue's LocalQueue.")]
+BackendName = Annotated[
+    str,
+    typer.Option(
+        "--backend",
+        metavar="KIND",
+        help="pytorchjob (elastic) or trainjob (fixed size); default: the job file's.",
+        autocompletion=backend_names,
+    ),
+]
+PatchFiles = Annotated[
+    list[str] | None,
+    typer.Option("--patch", metavar="FILE", help="Change the objects last, as kubectl patch does."),
+]

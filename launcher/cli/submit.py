@@ -2,77 +2,29 @@
 
 from __future__ import annotations
 
-import functools
-import inspect
-import os
 import sys
-from collections.abc import Callable
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from launcher.cli import options as opt
+from launcher.cli.asked import asking, checked_objects, complete, resolved
 from launcher.cli.describe import document
 from launcher.cli.follow import wait_for_end
-from launcher.cli.manners import KIND, DryRun, Manner, Output, emit, seconds, tell, warn
+from launcher.cli.manners import KIND, DryRun, Manner, Output, emit, seconds, tell
 from launcher.cli.places import Jobs, KubeContext, Place, api_of
-from launcher.errors import LauncherError, UsageError
+from launcher.errors import UsageError
 from launcher.request import Request
 
 if TYPE_CHECKING:
     from launcher.cluster.client import Api
-    from launcher.resolve import Resolved
     from launcher.status import JobStatus
 
 
 def register(app: typer.Typer) -> None:
     """Adds the verbs of this module."""
-    app.command(name="submit")(_asking(submit))
-    app.command(name="render")(_asking(render))
-
-
-def _asked(
-    model: opt.Model,
-    overrides: opt.Overrides = None,
-    gpus: opt.Gpus = None,
-    gpus_per_worker: opt.GpusPerWorker = None,
-    min_gpus: opt.MinGpus = None,
-    max_gpus: opt.MaxGpus = None,
-    local: opt.Local = False,
-    workers: opt.LocalWorkers = None,
-    min_workers: opt.MinWorkers = None,
-    max_workers: opt.MaxWorkers = None,
-    name: opt.Name = "",
-    image: opt.Image = "",
-    data: opt.Data = "",
-    val: opt.Val = "",
-    checkpoints: opt.Checkpoints = "",
-    namespace: opt.Namespace = "",
-    budget: opt.Budget = "",
-    stage: opt.Stage = "",
-    queue: opt.Queue = "",
-) -> None:
-    """The options that describe a job, whatever is done with it."""
-
-
-def _asking(command: Callable[..., None]) -> Callable[..., None]:
-    """The command as Typer sees it: in place of its Request, the options of `_asked`."""
-    asked = inspect.signature(_asked, eval_str=True).parameters
-    own = dict(inspect.signature(command, eval_str=True).parameters)
-    del own["request"]
-
-    @functools.wraps(command)
-    def parsed(context: typer.Context, **given: Any) -> None:
-        said = {key: given.pop(key) for key in asked}
-        said["overrides"] = tuple(said["overrides"] or ())
-        command(context, request=Request(**said), **given)
-
-    context = own.pop("context")
-    parameters = [context, *asked.values(), *own.values()]
-    parsed.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-    parsed.__annotations__ = {entry.name: entry.annotation for entry in parameters}
-    return parsed
+    app.command(name="submit")(asking(submit))
+    app.command(name="render")(asking(render))
 
 
 def submit(
@@ -104,16 +56,15 @@ def submit(
         raise UsageError(f"--timeout {timeout} needs --wait")
     timeout_s = seconds(timeout, "--timeout") if timeout else None
     if dry_run is DryRun.client:
-        _print_objects(_resolved(request), output)
+        _print_objects(checked_objects(resolved(request)), output)
         return
-    resolved = _complete(request)
+    objects = checked_objects(complete(request))
     if dry_run is DryRun.server:
-        _print_objects(resolved, output, on_server=_api(request, kube_context, context.obj))
-        return
-    from launcher import render
+        from launcher import cluster
 
-    _tell_notes(resolved)
-    objects = render.render(resolved.spec)
+        api = _api(request, kube_context, context.obj)
+        _print_objects(cluster.dry_run(api, objects), output)
+        return
     jobs, job = _send(request, kube_context, objects, context.obj)
     if output is Output.name:
         print(f"{KIND}/{job.name}")
@@ -165,52 +116,12 @@ def render(
       launcher render --model senet154 --gpus 64 | kubectl apply -f -
       launcher render --model dpn98 -o json optim.lr=0.2 | jq .items[2].spec
     """
-    _print_objects(_complete(request), output)
+    _print_objects(checked_objects(complete(request)), output)
 
 
-def _complete(request: Request) -> Resolved:
-    """Raises UsageError where something that a real run needs is not set."""
-    resolved = _resolved(request)
-    if resolved.missing:
-        raise UsageError("; ".join(resolved.missing))
-    return resolved
-
-
-def _resolved(request: Request) -> Resolved:
-    from launcher import settings
-    from launcher.resolve import resolve
-
-    known = settings.load(os.environ, Path.cwd())
-    return resolve(request, known, _default_checkpoints)
-
-
-def _default_checkpoints(name: str) -> str:
-    from launcher import local
-
-    return local.default_checkpoints(name)
-
-
-def _tell_notes(resolved: Resolved) -> None:
-    for note in resolved.notes:
-        tell(f"note: {note}")
-
-
-def _print_objects(resolved: Resolved, output: Output, on_server: Api | None = None) -> None:
-    """Checks and prints the objects; on_server: as that server would store them."""
+def _print_objects(objects: list[dict[str, Any]], output: Output) -> None:
     from launcher import render
 
-    for line in resolved.missing:
-        warn(f"{line}; a placeholder stands in its place")
-    _tell_notes(resolved)
-    objects = render.render(resolved.spec)
-    wrong = render.problems(objects)
-    if wrong:
-        more = f" (and {len(wrong) - 1} more)" if len(wrong) > 1 else ""
-        raise LauncherError(f"{wrong[0]}{more}")
-    if on_server is not None:
-        from launcher import cluster
-
-        objects = cluster.dry_run(on_server, objects)
     if output is Output.json:
         print(render.to_json(objects))
     elif output is Output.name:

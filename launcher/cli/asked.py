@@ -1,0 +1,98 @@
+"""What a command line asks for: the options that describe a job, and the job they resolve to."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from launcher.cli import options as opt
+from launcher.cli.manners import tell, warn
+from launcher.errors import LauncherError, UsageError
+from launcher.request import Request
+
+if TYPE_CHECKING:
+    from launcher.resolve import Resolved
+
+
+def _asked(
+    model: opt.Model,
+    overrides: opt.Overrides = None,
+    gpus: opt.Gpus = None,
+    gpus_per_worker: opt.GpusPerWorker = None,
+    min_gpus: opt.MinGpus = None,
+    max_gpus: opt.MaxGpus = None,
+    local: opt.Local = False,
+    workers: opt.LocalWorkers = None,
+    min_workers: opt.MinWorkers = None,
+    max_workers: opt.MaxWorkers = None,
+    name: opt.Name = "",
+    image: opt.Image = "",
+    data: opt.Data = "",
+    val: opt.Val = "",
+    checkpoints: opt.Checkpoints = "",
+    namespace: opt.Namespace = "",
+    budget: opt.Budget = "",
+    stage: opt.Stage = "",
+    queue: opt.Queue = "",
+    backend: opt.BackendName = "",
+    patches: opt.PatchFiles = None,
+) -> None:
+    """The options that describe a job, whatever is done with it."""
+
+
+def asking(command: Callable[..., None]) -> Callable[..., None]:
+    """The command as Typer sees it: in place of its Request, the options of `_asked`."""
+    asked = inspect.signature(_asked, eval_str=True).parameters
+    own = dict(inspect.signature(command, eval_str=True).parameters)
+    del own["request"]
+
+    @functools.wraps(command)
+    def parsed(context: typer.Context, **given: Any) -> None:
+        said = {key: given.pop(key) for key in asked}
+        said |= {key: tuple(said[key] or ()) for key in ("overrides", "patches")}
+        command(context, request=Request(**said), **given)
+
+    context = own.pop("context")
+    parameters = [context, *asked.values(), *own.values()]
+    parsed.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    parsed.__annotations__ = {entry.name: entry.annotation for entry in parameters}
+    return parsed
+
+
+def resolved(request: Request) -> Resolved:
+    """The job that a request means, its missing values as placeholders."""
+    from launcher import local, settings
+    from launcher.resolve import resolve
+
+    known = settings.load(os.environ, Path.cwd())
+    return resolve(request, known, local.default_checkpoints)
+
+
+def complete(request: Request) -> Resolved:
+    """The same; raises UsageError where something that a real run needs is not set."""
+    found = resolved(request)
+    if found.missing:
+        raise UsageError("; ".join(found.missing))
+    return found
+
+
+def checked_objects(found: Resolved) -> list[dict[str, Any]]:
+    """The rendered objects, with notes told. Raises LauncherError for a field the CRD lacks."""
+    from launcher import render
+
+    for line in found.missing:
+        warn(f"{line}; a placeholder stands in its place")
+    for note in found.notes:
+        tell(f"note: {note}")
+    objects = render.render(found.spec)
+    wrong = render.problems(objects)
+    if wrong:
+        more = f" (and {len(wrong) - 1} more)" if len(wrong) > 1 else ""
+        raise LauncherError(f"{wrong[0]}{more}")
+    return objects
