@@ -31,3 +31,6 @@ class Request:
     budget: str = ""
     stage: str = ""
     queue: str = ""
+    backend: str = ""
+    patches: tuple[str, ...] = ()
+    """Paths of patch files, applied in this order after those of the job file."""

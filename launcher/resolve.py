@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import resources
@@ -17,7 +18,7 @@ from launcher import settings, spec
 from launcher.errors import UsageError
 from launcher.request import Request
 from launcher.settings import Settings
-from launcher.spec import JobConfig, JobSpec, RendezvousConfig, Workers
+from launcher.spec import JobConfig, JobSpec, Patch, RendezvousConfig, Workers, read_patches
 from trainer.config import LogConfig, TrainConfig, dump, parse, section
 
 PLACEHOLDER = "MISSING"
@@ -43,8 +44,9 @@ def resolve(
     default_checkpoints: gives a local run's folder by the job's name, where none was set.
     """
     _check_flags(request)
-    job, run, source = _recipe(request)
+    job, run, source, patches = _recipe(request)
     job = _place(request, job, known)
+    spec.check_platform(job)
     workers, ranks = _size(request, job)
     missing: list[str] = []
     if not request.local:
@@ -61,7 +63,7 @@ def resolve(
     run = dataclasses.replace(
         run, name=name, checkpoint=dataclasses.replace(run.checkpoint, address=address)
     )
-    resolved = JobSpec(name, job, workers, ranks, run, request.local)
+    resolved = JobSpec(name, job, workers, ranks, run, request.local, patches)
     _check_together(resolved, source)
     return Resolved(resolved, tuple(missing), tuple(_notes(resolved)))
 
@@ -114,14 +116,18 @@ def _check_flags(request: Request) -> None:
         if getattr(request, field) is not None:
             where = "goes without --local" if request.local else "needs --local"
             raise UsageError(f"{_flag(field)} {where}; give {_flag(instead)} in its place")
+    if request.local and request.patches:
+        raise UsageError(
+            f"--patch {request.patches[0]} goes without --local; patches change a cluster's objects"
+        )
 
 
 def _flag(field: str) -> str:
     return f"--{field.replace('_', '-')}"
 
 
-def _recipe(request: Request) -> tuple[JobConfig, TrainConfig, str]:
-    """The job and run of a packaged recipe or of a job file, with the overrides applied."""
+def _recipe(request: Request) -> tuple[JobConfig, TrainConfig, str, tuple[Patch, ...]]:
+    """Job, run, name and patches of a recipe or job file, with the overrides applied."""
     import yaml
 
     text, source = _recipe_text(request.model)
@@ -133,20 +139,60 @@ def _recipe(request: Request) -> tuple[JobConfig, TrainConfig, str]:
         raise UsageError(
             f"{source} is not valid YAML{where}: {getattr(error, 'problem', None) or 'unreadable'}"
         ) from error
-    if not isinstance(tree, dict) or set(tree) - {"job", "run"}:
-        raise UsageError(f"{source} must hold the keys job and run (or one of them), nothing else")
-    for_job = [override for override in request.overrides if override.startswith("job.")]
+    if not isinstance(tree, dict) or set(tree) - {"job", "run", "patches"}:
+        raise UsageError(
+            f"{source} must hold the keys job and run (or one of them) and patches, nothing else"
+        )
+    for_job = [_whole(override) for override in request.overrides if override.startswith("job.")]
     for_run = [override for override in request.overrides if not override.startswith("job.")]
     for override in for_run:
         if override.partition("=")[0] == "name":
             raise UsageError(f"override {override!r}: a run is called as its job; give --name")
-    job = yaml.safe_dump({"job": tree.get("job") or {}})
+    job = yaml.safe_dump({"job": _worded(tree.get("job") or {})})
     run = yaml.safe_dump(tree.get("run") or {})
     return (
         parse(_JobPart, job, for_job, source=source, complete=False).job,
         parse(TrainConfig, run, for_run, source=f"run of {source}", complete=False),
         source,
+        _patches(request, tree.get("patches"), source),
     )
+
+
+_MAPPINGS = ("env", "node_selector", "pod_annotations", "pod_labels")
+"""Keys of the job that hold names and texts."""
+
+
+def _whole(override: str) -> str:
+    """`job.env.A=b` as `job.env={"A": "b"}`: such names have dots, and the values are texts."""
+    for key in _MAPPINGS:
+        name, separator, value = override.removeprefix(f"job.{key}.").partition("=")
+        if override.startswith(f"job.{key}.") and separator and name:
+            return f"job.{key}={json.dumps({name: value})}"
+    return override
+
+
+def _worded(job: Any) -> Any:
+    """Truth values among texts as YAML has them: Python would say True."""
+    if not isinstance(job, dict):
+        return job
+    made = dict(job)
+    for key in _MAPPINGS:
+        if isinstance(made.get(key), dict):
+            made[key] = {
+                name: str(value).lower() if isinstance(value, bool) else value
+                for name, value in made[key].items()
+            }
+    return made
+
+
+def _patches(request: Request, of_file: Any, source: str) -> tuple[Patch, ...]:
+    """Those of the job file, whose paths are relative to it, then those of the command line."""
+    if of_file is not None and not (
+        isinstance(of_file, list) and all(isinstance(path, str) for path in of_file)
+    ):
+        raise UsageError(f"patches in {source} is {of_file!r}; give a list of paths")
+    beside = Path(request.model).parent
+    return (*read_patches(of_file or (), beside), *read_patches(request.patches, Path()))
 
 
 def _recipe_text(model: str) -> tuple[str, str]:
@@ -173,6 +219,11 @@ def _recipe_text(model: str) -> tuple[str, str]:
     return recipe.read_text(encoding="utf-8"), f"{model}.yaml"
 
 
+_LISTS = ("image_pull_secrets", "tolerations")
+_PROXIES = {"http": "http_proxy", "https": "https_proxy", "bypass": "no_proxy"}
+"""Keys of job.proxy with the settings of the same meaning."""
+
+
 def _place(request: Request, job: JobConfig, known: Settings) -> JobConfig:
     """The job with flags over its own values over the settings, each checked."""
     chosen: dict[str, Any] = {}
@@ -184,12 +235,24 @@ def _place(request: Request, job: JobConfig, known: Settings) -> JobConfig:
         "s3_secret",
         "priority_class",
         "gpu_product",
+        "service_account",
+        "ca_bundle",
     ):
         chosen[key] = getattr(request, key, "") or getattr(job, key) or known.get(key)
+    for key in _LISTS:
+        words = known.get(key).split(",")
+        chosen[key] = getattr(job, key) or tuple(word.strip() for word in words if word.strip())
+    proxy = {key: getattr(job.proxy, key) or known.get(other) for key, other in _PROXIES.items()}
+    chosen["proxy"] = dataclasses.replace(job.proxy, **proxy)
+    chosen["backend"] = request.backend or job.backend
+    if chosen["backend"] not in spec.BACKENDS:
+        raise UsageError(
+            f"--backend {request.backend!r} is unknown; allowed are {', '.join(spec.BACKENDS)}"
+        )
     chosen["stage"] = request.stage or job.stage or known.get("stage") or "train"
     for key in ("namespace", "queue", "s3_secret", "priority_class"):
         spec.check_object_name(chosen[key], key)
-    for key in ("budget", "stage", "gpu_product", "queue"):
+    for key in ("budget", "stage", "queue"):
         spec.check_label(chosen[key], key)
     if any(character.isspace() for character in chosen["image"]):
         raise UsageError(
@@ -201,6 +264,8 @@ def _place(request: Request, job: JobConfig, known: Settings) -> JobConfig:
 def _size(request: Request, job: JobConfig) -> tuple[Workers, int]:
     """Workers, and ranks of each."""
     if request.local:
+        if job.backend == "trainjob":
+            raise UsageError("backend trainjob goes without --local; leave it out on this machine")
         workers = spec.local_workers(
             2 if request.workers is None else request.workers,
             request.min_workers,
@@ -208,6 +273,10 @@ def _size(request: Request, job: JobConfig) -> tuple[Workers, int]:
         )
         return workers, request.gpus_per_worker or 1
     per_worker = request.gpus_per_worker or job.gpus_per_worker
+    if job.backend == "trainjob":
+        gpus = job.gpus if request.gpus is None else request.gpus
+        _check_fixed(request, job, gpus)
+        return spec.gpu_workers(gpus, per_worker, gpus, gpus), per_worker
     if request.gpus is not None:
         # The recipe's bounds belong to the recipe's number.
         workers = spec.gpu_workers(
@@ -218,6 +287,20 @@ def _size(request: Request, job: JobConfig) -> tuple[Workers, int]:
             job.gpus, per_worker, request.min_gpus or job.min_gpus, request.max_gpus or job.max_gpus
         )
     return workers, per_worker
+
+
+def _check_fixed(request: Request, job: JobConfig, gpus: int) -> None:
+    for flag, count in (
+        ("--min-gpus", request.min_gpus),
+        ("--max-gpus", request.max_gpus),
+        ("job.min_gpus", job.min_gpus),
+        ("job.max_gpus", job.max_gpus),
+    ):
+        if count and count != gpus:
+            raise UsageError(
+                f"{flag} is {count}, but a TrainJob keeps its size, {gpus} GPUs: Trainer v2 is not "
+                "elastic yet; leave it out, or give --backend pytorchjob"
+            )
 
 
 def _address(request: Request, key: str, of_file: str, otherwise: str) -> str:
@@ -299,6 +382,11 @@ def _check_together(resolved: JobSpec, source: str) -> None:
             f"checkpoint.deadline_s ({run.checkpoint.deadline_s:g}) of {source} must be below "
             f"job.shutdown_timeout_s ({job.shutdown_timeout_s}), or the last save is cut off"
         )
+    if not resolved.local and 0 < job.hang_s <= run.world.stall_s:
+        raise UsageError(
+            f"job.hang_s ({job.hang_s}) of {source} must be above world.stall_s "
+            f"({run.world.stall_s:g}), whose watchdog tells why a worker hangs; or 0: off"
+        )
     if job.shm_per_gpu_gib >= job.memory_per_gpu_gib:
         raise UsageError(
             f"job.shm_per_gpu_gib ({job.shm_per_gpu_gib}) of {source} must be below "
@@ -314,6 +402,13 @@ def _notes(resolved: JobSpec) -> list[str]:
         notes.append(
             f"{resolved.run.data.lanes} lanes do not divide evenly among workers (ranks); "
             f"share of the ranks' time used: {sizes}"
+        )
+    if resolved.local and resolved.patches:
+        notes.append("the job file's patches change a cluster's objects; here they do nothing")
+    if resolved.job.queue and resolved.workers.most > resolved.workers.desired:
+        notes.append(
+            "Kueue evicts and queues a job anew whose number of workers changes: --max-gpus helps "
+            "nothing while it is admitted"
         )
     if not resolved.local:
         for key, address in (

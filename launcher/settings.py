@@ -27,7 +27,14 @@ KEYS: dict[str, str] = {
     "queue": "Kueue's LocalQueue",
     "s3_secret": "Secret with AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY",
     "priority_class": "PriorityClass of the pods",
-    "gpu_product": "node label nvidia.com/gpu.product wanted",
+    "gpu_product": "node label nvidia.com/gpu.product wanted; several by commas, best first",
+    "tolerations": "taints that all pods tolerate, KEY[=VALUE][:EFFECT] by commas",
+    "image_pull_secrets": "Secrets for the image's registry, by commas",
+    "service_account": "ServiceAccount of the workers, for workload identity",
+    "ca_bundle": "ConfigMap with the certificates that the workers trust",
+    "http_proxy": "HTTP_PROXY of the workers",
+    "https_proxy": "HTTPS_PROXY of the workers",
+    "no_proxy": "hosts for NO_PROXY beside those of the cluster, by commas",
 }
 """Each key with its meaning; all values are strings, and "" means not set."""
 

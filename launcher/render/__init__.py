@@ -1,7 +1,30 @@
 """From a job's spec to the objects that carry it, and their check. Pure."""
 
-from launcher.render.check import problems
-from launcher.render.objects import Object, render
-from launcher.render.text import to_json, to_yaml
+from collections.abc import Callable
 
-__all__ = ["Object", "problems", "render", "to_json", "to_yaml"]
+from launcher.render.check import problems
+from launcher.render.objects import Object, pod_templates
+from launcher.render.patches import apply_patches
+from launcher.render.pytorchjob import pytorchjob
+from launcher.render.text import to_json, to_yaml
+from launcher.render.trainjob import trainjob
+from launcher.spec import JobSpec
+
+__all__ = ["BACKENDS", "Object", "pod_templates", "problems", "render", "to_json", "to_yaml"]
+
+BACKENDS: dict[str, Callable[[JobSpec], list[Object]]] = {
+    "pytorchjob": pytorchjob,
+    "trainjob": trainjob,
+}
+"""What makes the objects of a job, by `job.backend`."""
+
+
+def render(spec: JobSpec) -> list[Object]:
+    """The objects of a job in the order of creation, with the user's patches applied last.
+
+    On this machine there are none: they are about clusters.
+
+    Raises UsageError where a patch breaks what the launcher rests on.
+    """
+    objects = BACKENDS[spec.job.backend](spec)
+    return objects if spec.local else apply_patches(objects, spec.patches)

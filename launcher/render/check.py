@@ -1,4 +1,4 @@
-"""Are rendered objects what the PyTorchJob CRD allows? Without network or a schema library.
+"""Are rendered objects what their CRDs allow? Without network or a schema library.
 
 A structural schema uses few keywords, so a short walk suffices: it takes less time than the import
 of a library would. Closed to unknown fields, as `kubectl --validate=strict`. The tests hold it
@@ -24,14 +24,22 @@ _TYPES: dict[str, type | tuple[type, ...]] = {
 }  # fmt: skip
 
 
+SCHEMAS = {
+    "PyTorchJob": "pytorchjob-v1",
+    "TrainJob": "trainjob-v1alpha1",
+    "TrainingRuntime": "trainingruntime-v1alpha1",
+}
+"""Packaged schemas by kind."""
+
+
 def problems(objects: list[Object]) -> list[str]:
     """What is wrong with each object, a line each: object, field, value and what is allowed."""
     found = []
     for thing in objects:
         title = f"{thing['kind']} {thing['metadata']['name']}"
-        if thing["kind"] == "PyTorchJob":
+        if thing["kind"] in SCHEMAS:
             # The CRD leaves metadata to the API server.
-            lines = _check({**thing, "metadata": {}}, schema(), "")
+            lines = _check({**thing, "metadata": {}}, schema(thing["kind"]), "")
         elif thing["kind"] == "Job":
             lines = _check(thing["spec"]["template"], _pod_template(), "spec.template")
         else:
@@ -41,9 +49,10 @@ def problems(objects: list[Object]) -> list[str]:
 
 
 @functools.cache
-def schema() -> dict[str, Any]:
-    """The structural schema of PyTorchJob v1, reduced by tools/derive_crd.py."""
-    packaged = resources.files("launcher.render").joinpath("pytorchjob-v1.schema.json.gz")
+def schema(kind: str) -> dict[str, Any]:
+    """The structural schema of a custom kind, reduced by tools/derive_crd.py."""
+    name = f"{SCHEMAS[kind]}.schema.json.gz"
+    packaged = resources.files("launcher.render").joinpath(name)
     loaded = json.loads(gzip.decompress(packaged.read_bytes()))
     assert isinstance(loaded, dict)
     return loaded
@@ -51,7 +60,7 @@ def schema() -> dict[str, Any]:
 
 def _pod_template() -> dict[str, Any]:
     """The same pods stand in a Job, so the part of the CRD on pods serves there too."""
-    replicas = schema()["properties"]["spec"]["properties"]["pytorchReplicaSpecs"]
+    replicas = schema("PyTorchJob")["properties"]["spec"]["properties"]["pytorchReplicaSpecs"]
     template = replicas["additionalProperties"]["properties"]["template"]
     assert isinstance(template, dict)
     return template
@@ -68,6 +77,10 @@ def _check(value: Any, node: dict[str, Any], path: str) -> Iterator[str]:
         return
     if "pattern" in node and isinstance(value, str) and not re.search(node["pattern"], value):
         yield f"{here} is {value!r}, but must match {node['pattern']}"
+    if "enum" in node and value not in node["enum"]:
+        yield f"{here} is {_short(value)}, but must be one of {', '.join(map(str, node['enum']))}"
+    if "minimum" in node and value < node["minimum"]:
+        yield f"{here} is {value!r}, but must be at least {node['minimum']}"
     if isinstance(value, dict):
         yield from _check_fields(value, node, path)
     elif isinstance(value, list):

@@ -3,8 +3,9 @@
 `launcher.resolve` makes a JobSpec of flags, settings and a recipe; `launcher.render` makes objects.
 """
 
-from launcher.spec.checks import check_platform
+from launcher.spec.checks import check_platform, gpu_products, parse_toleration
 from launcher.spec.config import (
+    BACKENDS,
     LOCAL_RENDEZVOUS,
     FabricConfig,
     GangConfig,
@@ -36,6 +37,7 @@ from launcher.spec.patches import Patch, read_patches
 from launcher.spec.secrets import secret_in
 
 __all__ = [
+    "BACKENDS",
     "BUDGET_LABEL",
     "CHECKPOINTS_ANNOTATION",
     "DEADLINE_ANNOTATION",
@@ -63,8 +65,10 @@ __all__ = [
     "check_object_name",
     "check_platform",
     "default_name",
+    "gpu_products",
     "gpu_workers",
     "local_workers",
+    "parse_toleration",
     "read_patches",
     "secret_in",
     "uneven_worlds",

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from trainer.config import section, setting
+
+Backend = Literal["pytorchjob", "trainjob"]
+BACKENDS: tuple[Backend, ...] = get_args(Backend)
 
 
 @dataclass(frozen=True)
@@ -151,7 +154,7 @@ class ProxyConfig:
 class JobConfig:
     """The `job:` part of a recipe: how large, where, with which resources."""
 
-    backend: Literal["pytorchjob", "trainjob"] = setting(
+    backend: Backend = setting(
         "pytorchjob",
         "PyTorchJob v1 (elastic) or TrainJob v2 (fixed size)",
         "TrainJob cannot lose a worker without starting all anew",

@@ -15,12 +15,12 @@ CHECKPOINTS_ANNOTATION = f"{DOMAIN}/checkpoints"
 """Annotation with the address of the run's own folder."""
 
 DEADLINE_ANNOTATION = f"{DOMAIN}/deadline-s"
-"""The controller ends the job so many seconds after its first start; none: never."""
+"""The controller ends the job so many seconds after its first start; 0: never."""
 RESTARTS_ALLOWED_ANNOTATION = f"{DOMAIN}/restarts-allowed"
 """The controller ends the job that loses more workers than this within the window."""
 RESTART_WINDOW_ANNOTATION = f"{DOMAIN}/restart-window-s"
 HANG_ANNOTATION = f"{DOMAIN}/hang-s"
-"""The controller starts the workers again after so many seconds without an update; none: never."""
+"""The controller starts the workers again after so many seconds without an update; 0: never."""
 
 NAME_MOST_CHARS = 50
 """`<name>-rendezvous` and `<name>-worker-<index>` must stay DNS labels of at most 63 characters."""

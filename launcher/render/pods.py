@@ -1,0 +1,154 @@
+"""The pods of a job: the workers with all that the platform asks for, and the small rendezvous."""
+
+from __future__ import annotations
+
+from launcher.render.environment import CA_FILE, CA_FOLDER, environment
+from launcher.render.objects import Object, labels, load
+from launcher.render.placement import (
+    affinity,
+    gang_scheduler,
+    node_selector,
+    spot_tolerations,
+    tolerations,
+    topology,
+)
+from launcher.render.queueing import KAI_QUEUE_LABEL
+from launcher.spec import JobSpec
+
+RDMA, EFA = "rdma/ib", "vpc.amazonaws.com/efa"
+NETWORKS_ANNOTATION = "k8s.v1.cni.cncf.io/networks"
+
+
+def worker_template(spec: JobSpec) -> Object:
+    """The pod template of a worker, its container called pytorch."""
+    template = load("worker-pod.yaml")
+    template["metadata"]["labels"] |= labels(spec)
+    pod = template["spec"]
+    pod["terminationGracePeriodSeconds"] = spec.job.grace_s
+    container = pod["containers"][0]
+    container["ports"][1]["containerPort"] = spec.run.log.metrics_port
+    if not spec.run.log.metrics_port:
+        del container["ports"][1]
+    container["env"] = environment(spec, container["env"])
+    if spec.job.image:
+        container["image"] = spec.job.image
+    if spec.local:
+        forget_paths(pod)
+        return template
+    _add_metadata(spec, template["metadata"])
+    _place(spec, pod)
+    _add_resources(spec, pod)
+    _add_fabric(spec, pod)
+    _add_sources(spec, pod)
+    return template
+
+
+def fill_rendezvous(spec: JobSpec, template: Object) -> None:
+    """Puts into the rendezvous' pod what it shares with the workers: neither rights nor GPUs."""
+    pod = template["spec"]
+    _pull_image(spec, pod)
+    if spec.local:
+        forget_paths(pod)
+    elif spec.job.tolerations:
+        pod["tolerations"] = tolerations(spec.job)
+
+
+def forget_paths(pod: Object) -> None:
+    """Leaves out what only a pod's own file system has: this machine has its own folders."""
+    container = pod["containers"][0]
+    container["env"] = [entry for entry in container["env"] if entry["name"] != "TMPDIR"]
+    container.pop("volumeMounts", None)
+    pod.pop("volumes", None)
+
+
+def _add_metadata(spec: JobSpec, metadata: Object) -> None:
+    job = spec.job
+    metadata["labels"] |= job.pod_labels
+    metadata["annotations"] |= topology(job) | job.pod_annotations
+    if job.fabric.networks:
+        metadata["annotations"][NETWORKS_ANNOTATION] = job.fabric.networks
+    if job.gang.scheduler == "kai" and job.gang.queue:
+        metadata["labels"][KAI_QUEUE_LABEL] = job.gang.queue
+
+
+def _place(spec: JobSpec, pod: Object) -> None:
+    job = spec.job
+    if selected := node_selector(job):
+        pod["nodeSelector"] = selected
+    if wanted := affinity(job):
+        pod["affinity"] = wanted
+    for toleration in (*tolerations(job), *spot_tolerations(job)):
+        if toleration not in pod["tolerations"]:
+            pod["tolerations"].append(toleration)
+    if name := gang_scheduler(job):
+        pod["schedulerName"] = name
+    _pull_image(spec, pod)
+    if job.service_account:
+        pod["serviceAccountName"] = job.service_account
+
+
+def _pull_image(spec: JobSpec, pod: Object) -> None:
+    """Image and priority, the same for every pod of the job: part of a gang alone is no use."""
+    job, container = spec.job, pod["containers"][0]
+    if job.image:
+        container["image"] = job.image
+    if job.image_pull_policy != "default":
+        container["imagePullPolicy"] = job.image_pull_policy
+    if job.image_pull_secrets:
+        pod["imagePullSecrets"] = [{"name": name} for name in job.image_pull_secrets]
+    if job.priority_class:
+        pod["priorityClassName"] = job.priority_class
+
+
+def _add_resources(spec: JobSpec, pod: Object) -> None:
+    job, gpus = spec.job, spec.ranks_per_worker
+    memory = f"{job.memory_per_gpu_gib * gpus}Gi"
+    pod["containers"][0]["resources"] = {
+        "requests": {
+            "cpu": str(job.cpu_per_gpu * gpus), "memory": memory, "nvidia.com/gpu": str(gpus)
+        },
+        "limits": {"memory": memory, "nvidia.com/gpu": str(gpus)},
+    }  # fmt: skip
+    cache_gib = -(-spec.run.data.cache_bytes // (1 << 30))
+    pod["volumes"] = [
+        # In memory, so it counts against the memory limit.
+        {
+            "name": "dshm",
+            "emptyDir": {"medium": "Memory", "sizeLimit": f"{job.shm_per_gpu_gib * gpus}Gi"},
+        },
+        {"name": "scratch", "emptyDir": {"sizeLimit": f"{cache_gib + job.scratch_gib}Gi"}},
+    ]
+
+
+def _add_fabric(spec: JobSpec, pod: Object) -> None:
+    """Devices, memory that may be locked, and the node's own network where it was asked for."""
+    fabric, container = spec.job.fabric, pod["containers"][0]
+    if fabric.kind == "none":
+        return
+    devices = {fabric.resource or (EFA if fabric.kind == "efa" else RDMA): str(fabric.count)}
+    if fabric.kind == "efa" and fabric.hugepages_mib:
+        devices["hugepages-2Mi"] = f"{fabric.hugepages_mib}Mi"
+    for kind in ("requests", "limits"):  # extended resources and huge pages know no overcommit
+        container["resources"][kind] |= devices
+    if fabric.kind == "rdma" and fabric.ipc_lock:
+        container["securityContext"]["capabilities"]["add"] = ["IPC_LOCK"]
+    if fabric.host_network:
+        pod["hostNetwork"] = True
+        pod["dnsPolicy"] = "ClusterFirstWithHostNet"  # else the rendezvous has no name
+
+
+def _add_sources(spec: JobSpec, pod: Object) -> None:
+    """References to the cluster's Secrets and ConfigMaps, never what they hold."""
+    job, container = spec.job, pod["containers"][0]
+    sources = [{"secretRef": {"name": name}} for name in job.env_secrets]
+    sources += [{"configMapRef": {"name": name}} for name in job.env_config_maps]
+    if sources:
+        container["envFrom"] = sources
+    if job.ca_bundle:
+        items = [{"key": job.ca_bundle_key, "path": CA_FILE}]
+        pod["volumes"].append(
+            {"name": "ca-bundle", "configMap": {"name": job.ca_bundle, "items": items}}
+        )
+        container["volumeMounts"].append(
+            {"name": "ca-bundle", "mountPath": CA_FOLDER, "readOnly": True}
+        )
