@@ -1,4 +1,4 @@
-"""A cluster for tests: control plane, training operator, and on request a node."""
+"""A cluster for tests: control plane, training operator, on request a node and Kueue."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from tests.cluster.control_plane import ControlPlane
 from tests.cluster.network import find_network
 from tests.cluster.node import Node, why_absent
 from tests.cluster.operator import Operator
+from tests.cluster.queue import Queue
 from tests.cluster.tools import ROOT, Unavailable
 
 CRD = ROOT / "k8s/base/crds/kubeflow.org_pytorchjobs.yaml.gz"
@@ -27,12 +28,16 @@ class Cluster:
     plane: ControlPlane
     operator: Operator
     node: Node | None
+    queue: Queue | None
 
     def start(self) -> None:
         """Returns when jobs can be created. Raises NotReady or tools.Unavailable."""
         self.plane.start()
         if self.node is not None:
             self.node.start()
+        if self.queue is not None:
+            self.queue.install()
+            self.queue.start()
         self.operator.install()
         self.operator.start()
 
@@ -42,7 +47,7 @@ class Cluster:
         self.plane.stop()
 
 
-def make_cluster(folder: Path, with_node: bool = False) -> Cluster:
+def make_cluster(folder: Path, with_node: bool = False, with_queue: bool = False) -> Cluster:
     """A cluster that is not started. Raises tools.Unavailable where a program is absent."""
     for program in PROGRAMS:
         if shutil.which(program) is None:
@@ -54,13 +59,20 @@ def make_cluster(folder: Path, with_node: bool = False) -> Cluster:
     plane = ControlPlane(folder, find_network() if with_node else None)
     crd = folder / "crd.yaml"
     crd.write_bytes(gzip.decompress(CRD.read_bytes()))
-    return Cluster(plane, Operator(plane, crd), Node(plane) if with_node else None)
+    return Cluster(
+        plane,
+        Operator(plane, crd),
+        Node(plane) if with_node else None,
+        Queue(plane) if with_queue else None,
+    )
 
 
 @contextlib.contextmanager
-def running_cluster(folder: Path, with_node: bool = False) -> Iterator[Cluster]:
+def running_cluster(
+    folder: Path, with_node: bool = False, with_queue: bool = False
+) -> Iterator[Cluster]:
     """A cluster that runs. Raises NotReady or tools.Unavailable."""
-    cluster = make_cluster(folder, with_node)
+    cluster = make_cluster(folder, with_node, with_queue)
     try:
         cluster.start()
         yield cluster

@@ -282,7 +282,7 @@ cluster.local in-addr.arpa {{
 def _write_device_checkpoint(folder: Path) -> None:
     """An empty list of device plugins: without one a kubelet sets the GPUs to 0 when it starts."""
     folder.mkdir(parents=True, exist_ok=True)
-    empty = {"PodDeviceEntries": None, "RegisteredDevices": {}}
+    empty: dict[str, Any] = {"PodDeviceEntries": None, "RegisteredDevices": {}}
     # What the kubelet sums is the value as its debug printer shows it.
     shown = (
         "(checkpoint.checkpointData){PodDeviceEntries:([]checkpoint.PodDevicesEntry)<nil>"

@@ -1,31 +1,24 @@
 """The training operator as a process of this machine, its webhook asked by the real API server.
 
-In a cluster the kubelet mounts the webhook's certificate; here it is made beforehand for the
-Service's name and for 127.0.0.1, stored in the Secret that the operator looks for, and laid where
-it reads it. That folder is fixed in the operator, so it is mounted over in a mount namespace.
+The certificate that it serves is also in the Secret where it looks for one.
 """
 
 from __future__ import annotations
 
 import base64
-import contextlib
-import time
-import urllib.error
-import urllib.request
 from pathlib import Path
 from typing import Any
 
 from tests.cluster.certificates import make_authority, sign
-from tests.cluster.control_plane import READY_S, ControlPlane
-from tests.cluster.parts import NotReady
+from tests.cluster.control_plane import ControlPlane
 from tests.cluster.tools import ensure
+from tests.cluster.webhooks import client_config, run_controller, wait_until_healthy
 from tests.servers import free_ports
 
+NAME = "training-operator"
 NAMESPACE = "kubeflow"
 SECRET = "training-operator-webhook-cert"
 WEBHOOK = "validator.training-operator.kubeflow.org"
-CERTIFICATES = "/tmp/k8s-webhook-server/serving-certs"
-"""Where the operator reads its certificate, whatever TMPDIR is."""
 DNS_NAME = f"training-operator.{NAMESPACE}.svc"
 
 
@@ -65,19 +58,9 @@ class Operator:
             f"--webhook-server-port={self.webhook_port}",
             f"--kubeconfig={self.kubeconfig}",
         ]
-        mount = f'mkdir -p {CERTIFICATES} && mount --bind "$1" {CERTIFICATES} && shift && exec "$@"'
-        command = ["unshare", "--mount", "sh", "-c", mount, "-", str(self.folder), str(program)]
-        self.plane.run("training-operator", [*command, *flags], {"MY_POD_NAMESPACE": NAMESPACE})
-        ends_at = time.monotonic() + READY_S
-        while time.monotonic() < ends_at:
-            part = self.plane.parts["training-operator"]
-            if part.process.poll() is not None:
-                raise NotReady(f"the training operator ended: {part.tail()}")
-            with contextlib.suppress(OSError, urllib.error.URLError):
-                urllib.request.urlopen(f"http://127.0.0.1:{self.health_port}/readyz", timeout=2)
-                return
-            time.sleep(0.1)
-        raise NotReady(f"the training operator is not ready: {part.tail()}")
+        env = {"MY_POD_NAMESPACE": NAMESPACE}
+        run_controller(self.plane, NAME, self.folder, [str(program), *flags], env)
+        wait_until_healthy(self.plane, NAME, self.health_port)
 
     def _secret(self) -> dict[str, Any]:
         names = ("ca.crt", "ca.key", "tls.crt", "tls.key")
@@ -91,7 +74,6 @@ class Operator:
         }
 
     def _webhook(self) -> dict[str, Any]:
-        ca = base64.b64encode((self.folder / "ca.crt").read_bytes()).decode()
         path = "validate-kubeflow-org-v1-pytorchjob"
         return {
             "apiVersion": "admissionregistration.k8s.io/v1",
@@ -103,10 +85,7 @@ class Operator:
                     "admissionReviewVersions": ["v1"],
                     "failurePolicy": "Fail",
                     "sideEffects": "None",
-                    "clientConfig": {
-                        "url": f"https://127.0.0.1:{self.webhook_port}/{path}",
-                        "caBundle": ca,
-                    },
+                    "clientConfig": client_config(self.folder, self.webhook_port, path),
                     "rules": [
                         {
                             "apiGroups": ["kubeflow.org"],
