@@ -25,6 +25,8 @@ def _no_settings_of_the_user(monkeypatch: pytest.MonkeyPatch) -> None:
             monkeypatch.delenv(name)
     for name, value in ISOLATED.items():
         monkeypatch.setenv(name, value)
+    # No test may talk to the cluster of whoever runs it.
+    monkeypatch.setenv("KUBECONFIG", os.devnull)
     # What is compared bit for bit, and how many workers fit, must not depend on the machine.
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
 

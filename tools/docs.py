@@ -118,7 +118,11 @@ def exit_codes() -> str:
     """The launcher's exit codes."""
     from launcher import errors
 
-    kinds: list[type[errors.LauncherError]] = errors.LauncherError.__subclasses__()
+    kinds: list[type[errors.LauncherError]] = [
+        kind
+        for kind in vars(errors).values()
+        if isinstance(kind, type) and kind is not errors.LauncherError
+    ]
     kinds.insert(0, errors.LauncherError)
     rows = [(str(kind.exit_code), _first_line(kind.__doc__)) for kind in kinds]
     return _table(("code", "meaning"), [("0", "Done."), *rows, ("130", "Ended by Ctrl-C.")])

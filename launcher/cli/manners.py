@@ -133,7 +133,7 @@ def seconds(text: str, flag: str) -> float:
     if re.fullmatch(r"\d+(\.\d+)?", text):
         return float(text)
     if not text or not re.fullmatch(r"(\d+(\.\d+)?(ms|s|m|h|d))+", text):
-        raise UsageError(f"{flag} {text!r} is no duration; give one as 90s, 30m, 2h or 1h30m")
+        raise UsageError(f"{flag} {text!r} is no duration; give one as 90s, 30m, 2h, 1h30m or 7d")
     units = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400}
     parts = re.findall(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)", text)
     return float(sum(float(number) * units[unit] for number, unit in parts))

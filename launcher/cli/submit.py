@@ -50,8 +50,8 @@ def submit(
       launcher submit --model senet154 --gpus 64 -n ml --wait
       launcher submit --model my.yaml --local --workers 3 optim.lr=0.2 --wait --timeout 30m
     """
-    if kube_context and request.local:
-        raise UsageError("--context means a cluster and goes without --local")
+    if request.local and (kube_context or dry_run is DryRun.server):
+        raise UsageError("--context and --dry-run=server mean a cluster; leave --local out")
     if timeout and not wait:
         raise UsageError(f"--timeout {timeout} needs --wait")
     timeout_s = seconds(timeout, "--timeout") if timeout else None
@@ -99,8 +99,6 @@ def _send(
 
 
 def _api(request: Request, kube_context: str, manner: Manner) -> Api:
-    if request.local:
-        raise UsageError("--dry-run=server and --context are for a cluster; leave --local out")
     return api_of(Place(request.namespace, kube_context), manner)
 
 
