@@ -41,7 +41,9 @@ def problems(objects: list[Object]) -> list[str]:
             # The CRD leaves metadata to the API server.
             lines = _check({**thing, "metadata": {}}, schema(thing["kind"]), "")
         elif thing["kind"] == "Job":
-            lines = _check(thing["spec"]["template"], _pod_template(), "spec.template")
+            body = thing.get("spec")
+            template = body.get("template") if isinstance(body, dict) else None
+            lines = _check(template, _pod_template(), "spec.template")
         else:
             continue
         found += [f"{title}: {line}" for line in lines]

@@ -35,8 +35,7 @@ def broken(before: list[Object], after: list[Object]) -> list[str]:
 
 
 def _broken(old: Object, new: Object) -> Iterator[str]:
-    for path in ("apiVersion", "kind", "metadata.name", "metadata.namespace"):
-        yield from _kept(old, new, path, "give --name or --namespace")
+    yield from _kept(old, new, "metadata.namespace", "give --namespace")
     yield from _own_marks(old["metadata"], new["metadata"], "metadata")
     if old["kind"] == "PyTorchJob":
         yield from _pytorchjob(old["spec"], new["spec"])

@@ -43,17 +43,29 @@ def _check_target(objects: list[Object], patch: Patch) -> None:
 
 
 def _apply(thing: Object, patch: Patch) -> Object:
-    if patch.merge is None:
-        return _operate(thing, patch)
-    try:
-        changed = merge(thing, patch.merge)
-    except MergeError as error:
-        raise UsageError(f"patch {patch.source}: {error}") from error
-    assert isinstance(changed, dict)
+    changed = _merged(thing, patch) if patch.merge is not None else _operate(thing, patch)
+    if not isinstance(changed, dict) or _head(changed) != _head(thing):
+        raise UsageError(
+            f"patch {patch.source} changes which object {thing['kind']} {thing['metadata']['name']} "
+            "is; apiVersion, kind and metadata.name stay, the name is given by --name"
+        )
     return changed
 
 
-def _operate(thing: Object, patch: Patch) -> Object:
+def _head(thing: Object) -> tuple[Any, ...]:
+    metadata = thing.get("metadata")
+    name = metadata.get("name") if isinstance(metadata, dict) else None
+    return thing.get("apiVersion"), thing.get("kind"), name
+
+
+def _merged(thing: Object, patch: Patch) -> Any:
+    try:
+        return merge(thing, patch.merge)
+    except MergeError as error:
+        raise UsageError(f"patch {patch.source}: {error}") from error
+
+
+def _operate(thing: Object, patch: Patch) -> Any:
     """RFC 6902; an operation that does not fit is told with its place."""
     import jsonpatch
 
@@ -67,6 +79,4 @@ def _operate(thing: Object, patch: Patch) -> Object:
                 f"patch {patch.source}: operation {number} ({operation['op']} "
                 f"{operation['path']}) on {thing['kind']} {thing['metadata']['name']}: {what}"
             ) from error
-    if not isinstance(changed, dict):
-        raise UsageError(f"patch {patch.source} leaves no object of {thing['kind']}")
     return changed

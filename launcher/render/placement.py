@@ -64,7 +64,8 @@ def affinity(job: JobConfig) -> Object:
             for term in required.get("nodeSelectorTerms") or [{}]
             for kind in kinds
         ]
-        required["nodeSelectorTerms"] = copy.deepcopy(terms)  # none shares a part with another
+        # None shares a part with another: YAML would show it as an anchor.
+        required["nodeSelectorTerms"] = [copy.deepcopy(term) for term in terms]
     if several:
         node = made.setdefault("nodeAffinity", {})
         wanted = node.setdefault("preferredDuringSchedulingIgnoredDuringExecution", [])
