@@ -1,7 +1,7 @@
 # Every target with "##" stands in `make help`.
 PY := .venv/bin/python
 .DEFAULT_GOAL := help
-.PHONY: help install lock fmt lint types contracts unit integration cluster cluster-tools e2e test docs render bench demo clean
+.PHONY: help install lock fmt lint types contracts unit integration cluster cluster-tools cluster-up cluster-down e2e test docs render bench demo clean
 
 help: ## List every target with a sentence
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## (.*)/\1\t\2/' | expand -t 16
@@ -39,6 +39,12 @@ cluster: install ## Run the tests against a real API server and training operato
 
 cluster-tools: install ## Build the cluster's programs from their Go modules, or take them from CLUSTER_TOOLS_ARCHIVE
 	$(PY) -m tests.cluster.tools
+
+cluster-up: install ## Start a cluster on this machine, as root; NODE=1 with a node for pods, QUEUE=1 with Kueue
+	$(PY) -m tests.cluster.up $(if $(NODE),--node) $(if $(QUEUE),--queue)
+
+cluster-down: install ## End that cluster and remove all of it
+	$(PY) -m tests.cluster.down
 
 e2e: install ## Run whole jobs on this machine, kill them, resume them
 	$(PY) -m pytest tests/e2e -q
