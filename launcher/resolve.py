@@ -57,8 +57,10 @@ def resolve(
     val = _address(request, "val", run.data.val, request.val or known.get("val"))
     data = dataclasses.replace(run.data, train=_required("data", train, "--data", missing), val=val)
     run = dataclasses.replace(run, data=data)
-    name = request.name or spec.default_name(run.model.name, _digest(job, workers, run))
-    spec.check_name(name)
+    most_chars = spec.name_most_chars(job.backend, workers.most)
+    digest = _digest(job, workers, run)
+    name = request.name or spec.default_name(run.model.name, digest, most_chars)
+    spec.check_name(name, most_chars=most_chars)
     address = _run_folder(request, known, run, name, missing, default_checkpoints)
     run = dataclasses.replace(
         run, name=name, checkpoint=dataclasses.replace(run.checkpoint, address=address)

@@ -15,6 +15,10 @@ from trainer.config import RUN_CONFIG
 
 MAIN = {"PyTorchJob": "pytorch", "TrainingRuntime": "node", "Job": "rendezvous"}
 """The container of our program, which operators look for by name."""
+_VARIABLES = {
+    RUN_CONFIG: "give the run's keys as overrides, as optim.lr=0.2",
+    "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "else the loss of a worker stops all",
+}
 _OF_VARIABLE = re.compile(r"\.env\[\d+\]\.value$")
 _SIZES = ("minReplicas", "maxReplicas")
 _SUSPEND = "the queue sets it, and the launcher where there is none"
@@ -113,8 +117,9 @@ def _pods(old: Object, new: Object) -> Iterator[str]:
             )
             continue
         ours = after["spec"]["containers"][names.index(main)]
-        if _variable(ours, RUN_CONFIG) != _variable(before["spec"]["containers"][0], RUN_CONFIG):
-            yield f"{path}: {RUN_CONFIG} of {main} has changed; give the run's keys as overrides"
+        for name, instead in _VARIABLES.items():
+            if _variable(ours, name) != _variable(before["spec"]["containers"][0], name):
+                yield f"{path}: variable {name} of {main} has changed; {instead}"
         for container in (*after["spec"].get("initContainers", ()), *after["spec"]["containers"]):
             yield from _container(container, f"{path}: container {container['name']}")
 

@@ -46,8 +46,8 @@ def _apply(thing: Object, patch: Patch) -> Object:
     changed = _merged(thing, patch) if patch.merge is not None else _operate(thing, patch)
     if not isinstance(changed, dict) or _head(changed) != _head(thing):
         raise UsageError(
-            f"patch {patch.source} changes which object {thing['kind']} {thing['metadata']['name']} "
-            "is; apiVersion, kind and metadata.name stay, the name is given by --name"
+            f"patch {patch.source} makes another object of {thing['kind']} "
+            f"{thing['metadata']['name']}; apiVersion, kind and metadata.name stay (give --name)"
         )
     return changed
 

@@ -14,7 +14,14 @@ from launcher.spec.config import (
     ProxyConfig,
     RendezvousConfig,
 )
-from launcher.spec.job import JobSpec, Workers, gpu_workers, local_workers, uneven_worlds
+from launcher.spec.job import (
+    JobSpec,
+    Workers,
+    gpu_workers,
+    local_workers,
+    name_most_chars,
+    uneven_worlds,
+)
 from launcher.spec.names import (
     BUDGET_LABEL,
     CHECKPOINTS_ANNOTATION,
@@ -68,6 +75,7 @@ __all__ = [
     "gpu_products",
     "gpu_workers",
     "local_workers",
+    "name_most_chars",
     "parse_toleration",
     "read_patches",
     "secret_in",

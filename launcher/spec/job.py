@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from launcher.errors import UsageError
-from launcher.spec.config import JobConfig
+from launcher.spec.config import Backend, JobConfig
+from launcher.spec.names import NAME_MOST_CHARS
 from launcher.spec.patches import Patch
 from trainer.config import TrainConfig, lane_balance
 
@@ -79,6 +80,17 @@ def _ordered(workers: Workers, unit: str, per_worker: int) -> Workers:
             f"--max-{unit} ({most}) is below --{unit} ({desired}); raise it or lower --{unit}"
         )
     return workers
+
+
+def name_most_chars(backend: Backend, workers: int) -> int:
+    """How long a job's name may be, so that its pods' names are DNS labels of at most 63.
+
+    Pods are called `<name>-worker-<index>`, those of a TrainJob `<name>-node-0-<index>-<5 more>`,
+    which JobSet's webhook checks.
+    """
+    if backend == "trainjob":
+        return 63 - len(f"-node-0-{workers - 1}-12345")
+    return NAME_MOST_CHARS
 
 
 def uneven_worlds(spec: JobSpec) -> list[tuple[int, int, float]]:

@@ -30,21 +30,21 @@ _DNS_1123 = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?")
 _LABEL = re.compile(r"[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?")
 
 
-def check_name(name: str, where: str = "--name") -> str:
+def check_name(name: str, where: str = "--name", most_chars: int = NAME_MOST_CHARS) -> str:
     """A job's name: DNS-1035, since Services and pods are called after it."""
-    if len(name) > NAME_MOST_CHARS or not _DNS_1035.fullmatch(name):
+    if len(name) > most_chars or not _DNS_1035.fullmatch(name):
         raise UsageError(
-            f"{where} {name!r} cannot name a job; allowed are at most {NAME_MOST_CHARS} lower-case "
+            f"{where} {name!r} cannot name a job; allowed are at most {most_chars} lower-case "
             "letters, digits and '-', a letter first and no '-' last"
         )
     return name
 
 
-def default_name(model: str, digest: str) -> str:
+def default_name(model: str, digest: str, most_chars: int = NAME_MOST_CHARS) -> str:
     """`<model>-<6 hex digits>`: the same job has the same name, another one another."""
     slug = re.sub(r"[^a-z0-9]+", "-", model.lower()).strip("-")
     slug = slug if slug[:1].isalpha() else f"m-{slug}".rstrip("-")
-    return f"{slug[: NAME_MOST_CHARS - 7].rstrip('-')}-{digest[:6]}"
+    return f"{slug[: most_chars - 7].rstrip('-')}-{digest[:6]}"
 
 
 def check_label(value: str, where: str) -> str:
