@@ -10,7 +10,7 @@ import random
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 from launcher.cluster import answers
 from launcher.cluster.kinds import ACCESS_REVIEW, Kind, Object, kind_of
@@ -19,6 +19,8 @@ from launcher.cluster.transport import Answer, Lost, NotSent, Transport, Untrust
 from launcher.errors import Conflict, LauncherError, NotFound, Unreachable
 
 logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 FIELD_MANAGER = "launcher"
 PATIENCE_S = 30.0
@@ -83,11 +85,33 @@ class Api:
         fields: str = "",
     ) -> Listing:
         """All objects that match, in pages. namespace: None is the own one, "" are all."""
+        items, version = self._list(kind, _same, namespace, labels, fields)
+        return Listing(items, version)
+
+    def each(
+        self,
+        kind: Kind,
+        make: Callable[[Object], T],
+        *,
+        namespace: str | None = None,
+        labels: str = "",
+    ) -> list[T]:
+        """What is made of each object that matches; never more than a page of them is held."""
+        return self._list(kind, make, namespace, labels, "")[0]
+
+    def _list(
+        self,
+        kind: Kind,
+        make: Callable[[Object], T],
+        namespace: str | None,
+        labels: str,
+        fields: str,
+    ) -> tuple[list[T], str]:
         where = self.namespace if namespace is None else namespace
         query = {"labelSelector": labels, "fieldSelector": fields, "limit": str(PAGE)}
         for _ in range(LISTS):
             try:
-                return self._pages(kind, where, query)
+                return self._pages(kind, make, where, query)
             except answers.Gone as gone:  # the next pages of a long list have been forgotten
                 error = gone
         raise Unreachable(
@@ -95,16 +119,18 @@ class Api:
             f"{error}"
         )
 
-    def _pages(self, kind: Kind, namespace: str, query: Mapping[str, str]) -> Listing:
-        items: list[Object] = []
+    def _pages(
+        self, kind: Kind, make: Callable[[Object], T], namespace: str, query: Mapping[str, str]
+    ) -> tuple[list[T], str]:
+        items: list[T] = []
         token = ""
         while True:
             page = self._ask("GET", kind, namespace, query={**query, "continue": token})
-            items += page.get("items", ())
+            items += map(make, page.get("items", ()))
             metadata = page.get("metadata") or {}
             token = metadata.get("continue", "")
             if not token:
-                return Listing(items, metadata.get("resourceVersion", ""))
+                return items, metadata.get("resourceVersion", "")
 
     def create(self, thing: Object, *, dry_run: bool = False) -> Object:
         """Creates an object; Conflict if there is one of that name which is not this very one.
@@ -197,7 +223,7 @@ class Api:
 
     def ask(self, path: str) -> Object:
         """The answer to a GET that is no object's, such as /version."""
-        return answers.read(self._send(Request("GET", path, path)))
+        return self._send(Request("GET", path, path), answers.read)
 
     def allowed(self, verb: str, kind: Kind, subresource: str = "", namespace: str = "") -> bool:
         """Whether this user may do it (a SelfSubjectAccessReview)."""
@@ -216,12 +242,12 @@ class Api:
             "spec": {"resourceAttributes": attributes},
         }
         request = Request("POST", ACCESS_REVIEW.path(), "access review", {}, review, PLAIN, True)
-        return bool(answers.read(self._send(request))["status"]["allowed"])
+        return bool(self._send(request, answers.read)["status"]["allowed"])
 
     def text(self, path: str, query: Mapping[str, str], what: str) -> str:
         """An answer that is text, such as a log."""
-        request = Request("GET", path, what, query, is_text=True)
-        return self._send(request).decode(errors="replace")
+        request = Request("GET", path, what, query)
+        return self._send(request, bytes).decode(errors="replace")
 
     def stream(self, path: str, query: Mapping[str, str], what: str, silence_s: float) -> Answer:
         """An answer that is read as it comes; sent once. Raises the errors of any answer, or
@@ -262,10 +288,13 @@ class Api:
             harmless or method == "GET",
             kind,
         )
-        return answers.read(self._send(request))
+        return self._send(request, answers.read)
 
-    def _send(self, request: Request) -> bytes:
-        """The body of the 2xx answer, asked for again while that is harmless and patience lasts."""
+    def _send(self, request: Request, read: Callable[[bytes], T]) -> T:
+        """The body of the 2xx answer, asked for again while that is harmless and patience lasts.
+
+        read: makes something of the body; where it raises NoAnswer, that was no answer.
+        """
         ends_at = self._clock() + self.patience_s
         delay_s = FIRST_DELAY_S
         while True:
@@ -282,9 +311,7 @@ class Api:
                 )
                 data = answer.read()
                 if 200 <= answer.status < 300:
-                    if not request.is_text:
-                        answers.read(data)
-                    return data
+                    return read(data)
                 error = answers.failure(answer.status, data, request.kind, request.what)
                 wish_s = answers.retry_after_s(answer.headers)
                 again = answer.status in answers.AGAIN_ALWAYS or (
@@ -317,7 +344,10 @@ class Request:
     harmless: bool = True
     """Twice is the same as once."""
     kind: Kind | None = None
-    is_text: bool = False
+
+
+def _same(thing: Object) -> Object:
+    return thing
 
 
 def _dry(dry_run: bool) -> dict[str, str]:

@@ -41,8 +41,11 @@ class Jobs:
     def list_jobs(self, namespace: str | None = None) -> list[JobStatus]:
         """All jobs of a namespace, or of all with ""; workers as the operator counts them."""
         now = datetime.now(UTC)
-        found = self.api.listing(PYTORCHJOB, namespace=namespace, labels=JOB_LABEL)
-        return [read_status(job, None, now) for job in found.items]
+
+        def read(job: Object) -> JobStatus:
+            return read_status(job, None, now)
+
+        return self.api.each(PYTORCHJOB, read, namespace=namespace, labels=JOB_LABEL)
 
     def status(self, name: str) -> JobStatus:
         """A job as it is now, with its workers, its events and why it does not run.
