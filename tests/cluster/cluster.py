@@ -78,3 +78,23 @@ def running_cluster(
         yield cluster
     finally:
         cluster.stop()
+
+
+_lent: list[Cluster] = []
+
+
+@contextlib.contextmanager
+def shared_node(folder: Path) -> Iterator[Cluster]:
+    """A running cluster with a node; inside of another `shared_node`, that one's.
+
+    So all tests of a session that need a node get the same, whoever asks first.
+    """
+    if _lent:
+        yield _lent[0]
+        return
+    with running_cluster(folder, with_node=True) as cluster:
+        _lent.append(cluster)
+        try:
+            yield cluster
+        finally:
+            _lent.clear()

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cluster.cluster import Cluster, running_cluster
+from tests.cluster.cluster import Cluster, running_cluster, shared_node
 from tests.cluster.control_plane import ControlPlane
 from tests.cluster.tools import Unavailable
 from tests.conftest import absent
@@ -37,7 +37,7 @@ def plane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ControlPlane]:
 def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     """A running cluster with a node where pods really run, apart from `plane`."""
     try:
-        with running_cluster(tmp_path_factory.mktemp("node") / "state", with_node=True) as cluster:
+        with shared_node(tmp_path_factory.mktemp("node") / "state") as cluster:
             yield cluster
     except Unavailable as error:
         absent(str(error))

@@ -49,6 +49,7 @@ class ControlPlane:
     network: Network | None = None
     """Of the node; without one there is only what listens on loopback."""
     parts: dict[str, Part] = field(default_factory=dict)
+    programs: dict[str, Path] = field(default_factory=dict)
     tokens: dict[str, str] = field(
         default_factory=lambda: {user: secrets.token_hex(16) for user in USERS}
     )
@@ -75,7 +76,7 @@ class ControlPlane:
     def start(self) -> None:
         """Returns when the API server is ready. Raises NotReady or tools.Unavailable."""
         names = ("etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler")
-        self.programs = ensure(names)
+        self.programs |= ensure(names)
         self.client = kubectl()
         self._write_keys()
         self.start_etcd()
@@ -153,9 +154,15 @@ class ControlPlane:
             time.sleep(0.1)
         raise NotReady(f"{name} is not ready after {READY_S:.0f} s: {self.parts[name].tail()}")
 
+    def program(self, name: str) -> str:
+        """Where one of tools.TOOLS is; it is made where it is not there. Raises Unavailable."""
+        if name not in self.programs:
+            self.programs |= ensure([name])
+        return str(self.programs[name])
+
     def launch(self, name: str, *flags: str) -> None:
         """Starts a part."""
-        self.run(name, (str(self.programs[name]), *flags))
+        self.run(name, (self.program(name), *flags))
 
     def run(self, name: str, command: Sequence[str], env: Mapping[str, str] | None = None) -> None:
         """Starts a process that is ended with the others, in a session of its own."""

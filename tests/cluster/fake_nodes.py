@@ -12,7 +12,6 @@ import yaml
 
 from tests.cluster.control_plane import READY_S, ControlPlane
 from tests.cluster.parts import NotReady
-from tests.cluster.tools import ensure
 from tests.servers import free_ports
 
 MARK = {"kwok.x-k8s.io/node": "fake"}
@@ -81,13 +80,12 @@ class FakeNodes:
 
     def start(self) -> None:
         """Returns when it answers. Raises NotReady or tools.Unavailable."""
-        self.plane.programs |= ensure(["kwok"])
         stages = self.plane.folder / "kwok-stages.yaml"
         stages.write_text(yaml.safe_dump_all(STAGES))
         self.plane.run(
             "kwok",
             [
-                str(self.plane.programs["kwok"]),
+                self.plane.program("kwok"),
                 f"--config={stages}",
                 f"--kubeconfig={self.plane.kubeconfig}",
                 "--manage-all-nodes=false",

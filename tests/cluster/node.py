@@ -22,7 +22,7 @@ from tests.cluster.images import PAUSE, write_images
 from tests.cluster.network import Network
 from tests.cluster.parts import NotReady
 from tests.cluster.sandbox import Sandbox
-from tests.cluster.tools import Unavailable, ensure
+from tests.cluster.tools import Unavailable
 
 PROGRAMS = ("containerd", "runc", "iptables", "ip", "nsenter", "unshare", "cc", "ldd")
 PACKAGES = "containerd runc containernetworking-plugins iptables iproute2"
@@ -63,7 +63,8 @@ class Node:
         """Returns when pods can run. Raises NotReady, or Unavailable where a program is absent."""
         if reason := why_absent():
             raise Unavailable(reason)
-        self.plane.programs |= ensure(("kubelet", "kube-proxy", "coredns"))
+        for program in ("kubelet", "kube-proxy", "coredns"):
+            self.plane.program(program)
         images = write_images(self.folder / "images")
         self.plane.run("node", self.sandbox.command())
         self.sandbox.connect(self.plane.parts["node"])
@@ -75,10 +76,10 @@ class Node:
         self.start_kubelet()
         self._run(
             "kube-proxy",
-            str(self.plane.programs["kube-proxy"]),
+            self.plane.program("kube-proxy"),
             f"--config={self.folder}/kube-proxy.yaml",
         )
-        self._run("coredns", str(self.plane.programs["coredns"]), f"-conf={self.folder}/Corefile")
+        self._run("coredns", self.plane.program("coredns"), f"-conf={self.folder}/Corefile")
         self._wait_until_ready()
         self._add_gpus()
 
@@ -86,7 +87,7 @@ class Node:
         """Starts it, and does not wait."""
         self._run(
             "kubelet",
-            str(self.plane.programs["kubelet"]),
+            self.plane.program("kubelet"),
             f"--config={self.folder}/kubelet.yaml",
             f"--kubeconfig={self.folder}/kubelet.kubeconfig",
             f"--root-dir={KUBELET}",

@@ -9,7 +9,7 @@ import yaml
 
 from tests.cluster.certificates import make_authority, sign
 from tests.cluster.control_plane import ControlPlane
-from tests.cluster.tools import ROOT, ensure
+from tests.cluster.tools import ROOT
 from tests.cluster.webhooks import client_config, run_controller, wait_until_healthy
 from tests.servers import free_ports
 
@@ -61,10 +61,9 @@ class Queue:
 
     def start(self) -> None:
         """Returns when it answers. Raises NotReady or tools.Unavailable."""
-        self.plane.programs |= ensure(["kueue"])
         config = self.folder / "config.yaml"
         config.write_text(yaml.safe_dump(self._configuration()))
-        program = str(self.plane.programs["kueue"])
+        program = self.plane.program("kueue")
         run_controller(
             self.plane,
             "kueue",

@@ -1,19 +1,23 @@
-"""Packed demo data for the runs, and a state folder of their own that is cleared afterwards."""
+"""Packed demo data for the runs, what they run on, and a clean end of each."""
 
 from __future__ import annotations
 
 import subprocess
 import sys
+import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from tests.e2e.runs import Run, launcher
-
-SAMPLES = 1152
-"""Of the demo's training pictures, chosen by a selection file; six lanes of twelve times 16."""
+from tests.cluster.cluster import Cluster, shared_node
+from tests.cluster.tools import Unavailable
+from tests.conftest import absent
+from tests.e2e.accounts import SAMPLES
+from tests.e2e.cluster_runs import ClusterRun, cluster_options, prepare, write_patch
+from tests.e2e.runs import SMALL, Run, launcher
+from tests.servers import S3Server, s3_server
 
 
 @pytest.fixture(scope="session")
@@ -50,22 +54,8 @@ def make_run(
                 f"--checkpoints={tmp_path}/checkpoints",
                 f"data.selection={shards}/selection.npy",
                 f"epochs={epochs}",
-                "model.width=0.25",
-                "model.stem=small",
-                "input.size_px=32",
-                "data.loader_processes=0",
-                "data.lanes=12",
-                "data.window=64",
-                "update.global_batch=96",
-                "update.micro_batch=48",
-                "update.precision=fp32",  # timing could choose otherwise in another run
-                "update.layout=nhwc",
-                "evaluate.every_epochs=100",
-                "checkpoint.every_epochs=0.25",
+                *SMALL,
                 f"log.audit_dir={tmp_path}/{name}-audit",
-                "log.every_s=1",
-                "log.metrics_port=0",
-                "world.threads=1",
                 *options,
             ),
         )
@@ -78,3 +68,49 @@ def make_run(
         launcher("wait", run.name, "--timeout", "60s", check=False)
         launcher("delete", run.name, "--yes", check=False)
         assert list(run.processes()) == []
+
+
+@pytest.fixture(scope="session")
+def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    """A running cluster with a node where pods really run."""
+    try:
+        with shared_node(tmp_path_factory.mktemp("node") / "state") as cluster:
+            yield cluster
+    except Unavailable as error:
+        absent(str(error))
+
+
+@pytest.fixture(scope="session")
+def node_s3(node: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
+    """An S3 server of this machine that the node's pods reach."""
+    assert node.node is not None
+    with s3_server(tmp_path_factory.mktemp("node-s3"), node.node.network.host) as server:
+        yield server
+
+
+@pytest.fixture
+def make_cluster_run(
+    node: Cluster,
+    node_s3: S3Server,
+    shards: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> Iterator[Callable[..., ClusterRun]]:
+    """Makes jobs in a namespace that goes with them at the test's end."""
+    monkeypatch.setenv("KUBECONFIG", str(node.plane.kubeconfig))
+    for variable in ("XDG_STATE_HOME", "XDG_CONFIG_HOME", "XDG_CACHE_HOME"):
+        monkeypatch.setenv(variable, str(tmp_path / variable))
+    namespace = f"e2e-{uuid.uuid4().hex[:8]}"
+    prepare(node, node_s3, namespace, shards)
+
+    def make(
+        name: str, *options: str, workers: tuple[int, int, int] = (2, 2, 3), epochs: int = 5
+    ) -> ClusterRun:
+        audit, patch = tmp_path / f"{name}-audit", tmp_path / f"{name}-patch.yaml"
+        write_patch(patch, audit)
+        common = ("--model=resnet18", *cluster_options(namespace, patch, workers), *SMALL)
+        every = (*common, f"epochs={epochs}", *options)
+        return ClusterRun(name, Path("/nowhere"), audit, every, node, namespace, node_s3)
+
+    yield make
+    node.plane.kubectl("delete", "namespace", namespace, "--timeout=60s")

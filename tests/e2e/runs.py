@@ -19,6 +19,25 @@ from torch import Tensor
 
 from examples.demo.audit import Lines, read_lines
 
+SMALL = (
+    "model.width=0.25",
+    "model.stem=small",
+    "input.size_px=32",
+    "data.loader_processes=0",
+    "data.lanes=12",
+    "data.window=64",
+    "update.global_batch=96",
+    "update.micro_batch=48",
+    "update.precision=fp32",  # timing could choose otherwise in another run
+    "update.layout=nhwc",
+    "evaluate.every_epochs=100",
+    "checkpoint.every_epochs=0.25",
+    "log.every_s=1",
+    "log.metrics_port=0",
+    "world.threads=1",
+)
+"""A network and batches for two cores; checkpoints every three updates of the test's data."""
+
 
 def launcher(*arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
     """Runs the command line as a user does."""

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable
 
-from examples.demo.audit import final_ids
-from tests.e2e.conftest import SAMPLES
+from tests.e2e.accounts import SAMPLES, exactly_once, lost
 from tests.e2e.runs import Run, differing, distance, kill, launcher, parent
 
 EPOCHS = 5
@@ -28,30 +26,11 @@ TOLERANCE = 1e-3
 """Of a tensor's norm: what another order of sums may make of it by the end of a run."""
 
 
-def exactly_once(run: Run) -> None:
-    """Every chosen id, and no other, once in each epoch of what the final weights contain."""
-    learnt = final_ids(run.metrics(), run.audit)
-    expected = Counter(range(0, 3 * SAMPLES, 3))
-    assert sorted(learnt) == list(range(EPOCHS))
-    for epoch, counts in learnt.items():
-        assert counts == expected, f"epoch {epoch}: {counts - expected} {expected - counts}"
-
-
-def lost(run: Run) -> dict[int, int]:
-    """By generation, how many updates of the one before had to be done again."""
-    starts = [line for line in run.metrics() if line["event"] == "start"]
-    return {
-        line["generation"]: run.updates(line["generation"] - 1) - line["parent_update"]
-        for line in starts
-        if line["generation"] > 1
-    }
-
-
 def test_losing_any_part_changes_no_bit(make_run: Callable[..., Run]) -> None:
     calm, storm = make_run("calm", *FIXED), make_run("storm", *FIXED)
     calm.submit()
     calm.finished()
-    exactly_once(calm)
+    exactly_once(calm, EPOCHS)
 
     storm.submit()
     generation = storm.wait_for(7)
@@ -68,7 +47,7 @@ def test_losing_any_part_changes_no_bit(make_run: Callable[..., Run]) -> None:
     storm.submit()
     storm.finished()
 
-    exactly_once(storm)
+    exactly_once(storm, EPOCHS)
     lost_updates = lost(storm)
     assert len(lost_updates) >= 4
     # One snapshot may still be on its way when the next is due.
@@ -95,7 +74,7 @@ def test_a_resize_in_mid_epoch_loses_no_update(make_run: Callable[..., Run]) -> 
     run.wait_for(30, second + 1)
     run.finished()
 
-    exactly_once(run)
+    exactly_once(run, EPOCHS)
     worlds = [line["world"] for line in run.metrics() if line["event"] == "start"]
     assert worlds[0] in (1, 2)
     assert 3 in worlds
