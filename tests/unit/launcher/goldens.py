@@ -55,6 +55,39 @@ def requests() -> dict[str, Request]:
         ),
         **GIVEN,
     )
+    platform = (
+        "job.image_pull_secrets=[registry]",
+        "job.service_account=trainer",
+        "job.ca_bundle=trust",
+        "job.proxy.https=http://proxy.example:3128",
+        "job.env.NCCL_DEBUG=INFO",
+        "job.env_secrets=[tokens]",
+        "job.tolerations=[team=vision:NoSchedule]",
+        "job.gpu_product=NVIDIA-H200,NVIDIA-H100-80GB-HBM3",
+        "job.fabric.kind=rdma",
+        "job.deadline_s=172800",
+    )
+    every["senet154-platform"] = Request(
+        model="senet154",
+        name="platform",
+        gpus=64,
+        queue="train",
+        overrides=(
+            *platform,
+            "job.kueue.priority_class=high",
+            "job.kueue.topology=preferred",
+            "job.kueue.topology_level=cloud.provider.com/topology-block",
+        ),
+        **GIVEN,
+    )
+    every["senet154-trainjob"] = Request(
+        model="senet154",
+        name="fixed",
+        gpus=64,
+        backend="trainjob",
+        overrides=(*platform, "job.gang.scheduler=volcano", "job.gang.queue=vision"),
+        **GIVEN,
+    )
     return every
 
 

@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from launcher.errors import UsageError
-from launcher.render import problems, render, to_json, to_yaml
+from launcher.render import pod_templates, problems, render, to_json, to_yaml
 from launcher.request import Request
 from launcher.spec import BUDGET_LABEL, CHECKPOINTS_ANNOTATION, JOB_LABEL, MODEL_ANNOTATION
 from tests.unit.launcher.goldens import FOLDER, GIVEN, rendered, requests, spec
@@ -57,9 +57,16 @@ def test_no_golden_file_is_left_over() -> None:
 def test_objects_are_valid_and_their_run_reads_back(name: str) -> None:
     job = spec(requests()[name])
     made = render(job)
-    assert [thing["kind"] for thing in made] == ["Job", "Service", "PyTorchJob"]
+    kinds = {
+        "pytorchjob": ["Job", "Service", "PyTorchJob"],
+        "trainjob": ["TrainingRuntime", "TrainJob"],
+    }
+    assert [thing["kind"] for thing in made] == kinds[job.job.backend]
     assert problems(made) == []
-    assert parse(TrainConfig, environment(pod_of(made[2]))["RUN_CONFIG"], source="x") == job.run
+    templates = [template for thing in made for _, template in pod_templates(thing)]
+    configs = [environment(template["spec"]).get("RUN_CONFIG") for template in templates]
+    (text,) = [text for text in configs if text]
+    assert parse(TrainConfig, text, source="x") == job.run
 
 
 def test_rendering_is_pure() -> None:
