@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 import pytest
+import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
 from launcher.errors import UsageError
+from launcher.render import problems, render
 from launcher.request import Request
+from launcher.resolve import resolve
+from launcher.settings import load
 from launcher.spec import check_name, default_name, name_most_chars, secret_in
 from tests.unit.launcher.goldens import GIVEN, spec
 from trainer.config import ConfigError
@@ -159,3 +164,32 @@ def test_a_name_is_as_long_as_the_backends_pods_allow() -> None:
     assert named("a" * 47, "trainjob") == "a" * 47
     with pytest.raises(UsageError, match="at most 47"):
         named("a" * 48, "trainjob")
+
+
+PAGE = (Path(__file__).parents[3] / "docs/platform.md").read_text(encoding="utf-8")
+EXAMPLES = re.findall(r"^```yaml\n(.*?)^```$", PAGE, re.DOTALL | re.MULTILINE)
+
+
+@pytest.mark.parametrize("text", EXAMPLES)
+def test_the_examples_of_the_page_render(text: str, tmp_path: Path) -> None:
+    said = yaml.safe_load(text)
+    files = {"my.yaml": text if "job" in said else "patches: [patch.yaml]", "patch.yaml": text}
+    for name, content in files.items():
+        (tmp_path / name).write_text(content, encoding="utf-8")
+    asked = {"model": str(tmp_path / "my.yaml"), "name": "a"} | GIVEN
+    made = render(spec(Request(**asked)))
+    assert problems(made) == []
+    (tmp_path / "my.yaml").write_text("{}", encoding="utf-8")
+    assert made != render(spec(Request(**asked))), "it changes something"
+
+
+def test_the_settings_of_the_page_exist(tmp_path: Path) -> None:
+    (text,) = re.findall(r"^```toml\n(.*?)^```$", PAGE, re.DOTALL | re.MULTILINE)
+    (tmp_path / "launcher.toml").write_text(text, encoding="utf-8")
+    known = load({"HOME": str(tmp_path)}, tmp_path)
+    job = resolve(Request(model="senet154", **GIVEN), known, str).spec.job
+    assert (job.service_account, job.ca_bundle, job.proxy.bypass) == (
+        "trainer",
+        "trust",
+        ".corp.example",
+    )
