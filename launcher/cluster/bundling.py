@@ -43,7 +43,7 @@ def bundle(api: Api, name: str, out: Path, say: Callable[[str], None]) -> list[s
     What cannot be had is told inside, in `missing.txt`, and to `say`. Raises NotFound for a job
     that there is not, and LauncherError where the file cannot be written.
     """
-    job = Jobs(api).find(name)
+    job, kind = Jobs(api).find(name)
     parts: dict[str, str] = {}
     missing: list[str] = []
 
@@ -55,7 +55,7 @@ def bundle(api: Api, name: str, out: Path, say: Callable[[str], None]) -> list[s
             say(f"left out {path}: {error}")
 
     add("status.json", lambda: json.dumps(asdict(Jobs(api).status(name)), indent=2))
-    add("pytorchjob.yaml", lambda: _yaml([job]))
+    add(f"{kind.name.lower()}.yaml", lambda: _yaml([job]))
     add("rendezvous.yaml", lambda: _yaml(_rendezvous(api, name)))
     add("pods.yaml", lambda: _yaml(_all_pods(api, name)))
     add("events.json", lambda: json.dumps(_events(api, name), indent=2))
@@ -63,7 +63,7 @@ def bundle(api: Api, name: str, out: Path, say: Callable[[str], None]) -> list[s
         add("workload.yaml", lambda: _yaml([workload_of(api, job) or {}]))
     add("stacks.txt", lambda: request_stacks(api, pods_of(api, name)))
     for pod in pods_of(api, name):
-        index = int(labels_of(pod).get(marks.REPLICA_INDEX, 0))
+        index = marks.index_of(pod)
         for previous in (False, True):
             end = ".previous.log" if previous else ".log"
             if previous and not _has_restarted(pod):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import queue
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -10,11 +11,12 @@ from typing import Any
 
 from launcher.cluster import marks
 from launcher.cluster.client import Api
-from launcher.cluster.kinds import JOB, POD, PYTORCHJOB, SERVICE, WORKLOAD, Object
+from launcher.cluster.kinds import JOB, POD, PYTORCHJOB, SERVICE, TRAINJOB, WORKLOAD, Kind, Object
 from launcher.cluster.logs import logs
-from launcher.cluster.objects import events_of, labels_of, pods_of, workload_of
+from launcher.cluster.objects import events_of, find_job, labels_of, pods_of, workload_of
 from launcher.cluster.state import read_status
 from launcher.cluster.submit import submit, wait_gone
+from launcher.cluster.trainjobs import seen, suspension
 from launcher.cluster.watch import Change, Watch
 from launcher.errors import Conflict, LauncherError, NotFound, TimedOut, UsageError
 from launcher.spec import JOB_LABEL
@@ -42,28 +44,35 @@ class Jobs:
         """All jobs of a namespace, or of all with ""; workers as the operator counts them."""
         now = datetime.now(UTC)
 
-        def read(job: Object) -> JobStatus:
-            return read_status(job, None, now)
+        def of(kind: Kind) -> list[JobStatus]:
+            def read(job: Object) -> JobStatus:
+                return read_status(seen(job, kind), None, now)
 
-        return self.api.each(PYTORCHJOB, read, namespace=namespace, labels=JOB_LABEL)
+            return self.api.each(kind, read, namespace=namespace, labels=JOB_LABEL)
+
+        jobs = of(PYTORCHJOB)
+        with contextlib.suppress(NotFound):  # Trainer v2 need not be installed
+            jobs += of(TRAINJOB)
+        return jobs
 
     def status(self, name: str) -> JobStatus:
         """A job as it is now, with its workers, its events and why it does not run.
 
         Raises NotFound, naming jobs of a like name.
         """
-        job = self.find(name)
+        job, kind = self.find(name)
         pods = pods_of(self.api, name)
         events = events_of(self.api, name)
         waiting = [pod for pod in pods if pod.get("status", {}).get("phase") in (None, "Pending")]
         for pod in waiting[:PODS_ASKED]:
             events += events_of(self.api, pod["metadata"]["name"])
         workload = workload_of(self.api, job) if marks.QUEUE in labels_of(job) else None
-        return read_status(job, pods, datetime.now(UTC), events=events, workload=workload)
+        now = datetime.now(UTC)
+        return read_status(seen(job, kind), pods, now, events=events, workload=workload)
 
-    def find(self, name: str) -> Object:
-        """The PyTorchJob. Raises NotFound, naming the jobs there are."""
-        found = self.api.find(PYTORCHJOB, name)
+    def find(self, name: str) -> tuple[Object, Kind]:
+        """The job and its kind. Raises NotFound, naming the jobs there are."""
+        found = find_job(self.api, name)
         if found is not None:
             return found
         import difflib
@@ -79,10 +88,10 @@ class Jobs:
 
         One that has ended stays as it is. grace_s: how long they may take; None: as the job says.
         """
-        job = self.find(name)
-        if _state(job) in ENDED:
+        job, kind = self.find(name)
+        if _state(job, kind) in ENDED:
             return self.status(name)
-        _stop(self.api, job, {marks.CANCELLED: _now()})
+        _stop(self.api, job, kind, {marks.CANCELLED: _now()})
         if grace_s is not None:
             for pod in pods_of(self.api, name):
                 metadata = pod["metadata"]
@@ -92,19 +101,20 @@ class Jobs:
 
     def suspend(self, name: str) -> JobStatus:
         """Pauses a job: its workers save and leave; `resume` goes on from there."""
-        job = self.find(name)
-        state = _state(job)
+        job, kind = self.find(name)
+        state = _state(job, kind)
         if state in ENDED:
             raise Conflict(f"job {name!r} has ended ({state}) and cannot be suspended")
-        _stop(self.api, job, {marks.SUSPENDED: _now()})
+        _stop(self.api, job, kind, {marks.SUSPENDED: _now()})
         _wait_left(self.api, job, None)
         return self.status(name)
 
     def resume(self, name: str) -> JobStatus:
         """Lets a suspended, cancelled or stopped job go on from its checkpoint."""
-        job = self.find(name)
-        held = _state(job)
-        if held in ("Succeeded", "Failed") and not job["spec"].get("runPolicy", {}).get("suspend"):
+        job, kind = self.find(name)
+        held = _state(job, kind)
+        policy = seen(job, kind)["spec"].get("runPolicy", {})
+        if held in ("Succeeded", "Failed") and not policy.get("suspend"):
             raise Conflict(f"job {name!r} has ended ({held}); submit it again to go on")
         cleared = dict.fromkeys(
             (marks.CANCELLED, marks.SUSPENDED, marks.ENDED, marks.ENDED_REASON, marks.ENDED_AT)
@@ -112,11 +122,11 @@ class Jobs:
         change: dict[str, Any] = {"metadata": {"annotations": cleared}}
         _suspend_rendezvous(self.api, name, False)
         if marks.QUEUE in labels_of(job):
-            self.api.patch(PYTORCHJOB, name, change)
+            self.api.patch(kind, name, change)
             _activate(self.api, job, True)
         else:
-            change["spec"] = {"runPolicy": {"suspend": False}}
-            self.api.patch(PYTORCHJOB, name, change)
+            change["spec"] = suspension(kind, False)
+            self.api.patch(kind, name, change)
         return self.status(name)
 
     def scale(self, name: str, workers: int) -> JobStatus:
@@ -124,8 +134,12 @@ class Jobs:
 
         Raises UsageError outside the job's range and Conflict for a job that has ended.
         """
-        job = self.find(name)
-        found = read_status(job, None, datetime.now(UTC))
+        job, kind = self.find(name)
+        found = read_status(seen(job, kind), None, datetime.now(UTC))
+        if kind is TRAINJOB:
+            raise UsageError(
+                f"job {name!r} is a TrainJob, whose size is fixed; cancel it, and submit"
+            )
         if not found.workers_least <= workers <= found.workers_most:
             raise UsageError(
                 f"workers ({workers}) of job {name!r} must be between its least "
@@ -141,19 +155,19 @@ class Jobs:
 
         Raises Conflict for a live job; with `force` its workers save and leave first.
         """
-        job = self.find(name)
-        if _state(job) not in (*ENDED, "Suspended"):
+        job, kind = self.find(name)
+        if _state(job, kind) not in (*ENDED, "Suspended"):
             if not force:
                 raise Conflict(
                     f"job {name!r} is running; end it first with: launcher cancel {name}"
                 )
             self.cancel(name)
         labels = f"{JOB_LABEL}={name}"
-        for kind in (JOB, SERVICE):  # those applied by hand have no owner
-            for thing in self.api.listing(kind, labels=labels).items:
-                self.api.delete(kind, thing["metadata"]["name"])
-        self.api.delete(PYTORCHJOB, name, uid=job["metadata"]["uid"])
-        wait_gone(self.api, PYTORCHJOB, job)
+        for other in (JOB, SERVICE):  # those applied by hand have no owner
+            for thing in self.api.listing(other, labels=labels).items:
+                self.api.delete(other, thing["metadata"]["name"])
+        self.api.delete(kind, name, uid=job["metadata"]["uid"])
+        wait_gone(self.api, kind, job)
 
     def logs(
         self,
@@ -178,10 +192,10 @@ class Jobs:
         on_change: told the status at the start, and when state, workers, restarts or reason differ.
         A job that is deleted meanwhile is NotFound.
         """
-        self.find(name)
+        _, kind = self.find(name)
         deadline = None if timeout_s is None else time.monotonic() + timeout_s
         news: queue.Queue[Change | LauncherError | None] = queue.Queue()
-        watch = Watch(self.api, PYTORCHJOB, news.put, news.put, fields=f"metadata.name={name}")
+        watch = Watch(self.api, kind, news.put, news.put, fields=f"metadata.name={name}")
         watch.start()
         seen: tuple[object, ...] = ()
         try:
@@ -215,16 +229,16 @@ def _next(news: queue.Queue[Change | LauncherError | None], timeout_s: float) ->
         return
 
 
-def _stop(api: Api, job: Object, notes: dict[str, str]) -> None:
+def _stop(api: Api, job: Object, kind: Kind, notes: dict[str, str]) -> None:
     """Asks the operator to end the pods, or Kueue, which alone may suspend what it admits."""
     name = job["metadata"]["name"]
     change: dict[str, Any] = {"metadata": {"annotations": notes}}
     if marks.QUEUE in labels_of(job):
-        api.patch(PYTORCHJOB, name, change)
+        api.patch(kind, name, change)
         _activate(api, job, False)
         return
-    change["spec"] = {"runPolicy": {"suspend": True}}
-    api.patch(PYTORCHJOB, name, change)
+    change["spec"] = suspension(kind, True)
+    api.patch(kind, name, change)
 
 
 def _activate(api: Api, job: Object, active: bool) -> None:
@@ -238,10 +252,10 @@ def _activate(api: Api, job: Object, active: bool) -> None:
 def _wait_left(api: Api, job: Object, grace_s: float | None) -> None:
     """Waits until no worker is left, then lets the rendezvous go as well."""
     name = job["metadata"]["name"]
-    pod = job["spec"]["pytorchReplicaSpecs"]["Worker"]["template"]["spec"]
-    told_s = pod.get("terminationGracePeriodSeconds", 30) if grace_s is None else grace_s
-    ends_at = time.monotonic() + told_s + LEAVE_MARGIN_S
     left: Sequence[Object] = pods_of(api, name)
+    told_s = max((pod["spec"].get("terminationGracePeriodSeconds", 30) for pod in left), default=0)
+    told_s = told_s if grace_s is None else grace_s
+    ends_at = time.monotonic() + told_s + LEAVE_MARGIN_S
     while left and time.monotonic() < ends_at:
         time.sleep(0.5)
         left = pods_of(api, name)
@@ -265,8 +279,8 @@ def _suspend_rendezvous(api: Api, name: str, wanted: bool) -> None:
             api.patch(JOB, job["metadata"]["name"], {"spec": {"suspend": wanted}})
 
 
-def _state(job: Object) -> str:
-    return read_status(job, None, datetime.now(UTC)).state
+def _state(job: Object, kind: Kind) -> str:
+    return read_status(seen(job, kind), None, datetime.now(UTC)).state
 
 
 def _now() -> str:

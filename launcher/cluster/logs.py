@@ -9,13 +9,16 @@ from dataclasses import dataclass
 
 from launcher.cluster import marks
 from launcher.cluster.client import Api
-from launcher.cluster.kinds import POD, PYTORCHJOB, Object
-from launcher.cluster.objects import labels_of, pods_of
+from launcher.cluster.kinds import POD, Object
+from launcher.cluster.marks import index_of
+from launcher.cluster.objects import container_of, find_job, pods_of
 from launcher.cluster.state import condition
+from launcher.cluster.trainjobs import seen
 from launcher.cluster.transport import Lost
 from launcher.errors import LauncherError, NotFound, Rejected
 
 POLL_S = 1.0
+_OVER = ("Failed", "Succeeded", "Suspended")
 SILENCE_S = 300.0
 """A worker may write nothing for minutes; then its log is asked for again from where it stood."""
 
@@ -34,10 +37,9 @@ def logs(
     tail: of each worker only so many of the lines that are there already.
     Raises NotFound for a job or worker that there is not.
     """
-    api.get(PYTORCHJOB, name)
     pods = _chosen(pods_of(api, name), worker)
     if not pods and not (follow and worker is None):
-        known = ", ".join(f"worker-{_index(pod)}" for pod in pods_of(api, name)) or "none"
+        known = ", ".join(f"worker-{index_of(pod)}" for pod in pods_of(api, name)) or "none"
         which = f"worker-{worker}" if worker is not None else "workers"
         raise NotFound(f"job {name!r} has no {which} now (workers: {known})")
     if follow:
@@ -49,7 +51,7 @@ def _whole(
     api: Api, pods: list[Object], is_headed: bool, tail: int | None, previous: bool
 ) -> Iterator[str]:
     for pod in pods:
-        query = {"container": marks.CONTAINER, "previous": "true" if previous else ""}
+        query = {"container": container_of(pod), "previous": "true" if previous else ""}
         if tail is not None:
             query["tailLines"] = str(tail)
         metadata = pod["metadata"]
@@ -59,9 +61,9 @@ def _whole(
         except (Rejected, NotFound) as error:
             if not is_headed:  # asked for by itself
                 raise
-            yield f"worker-{_index(pod)} | ({error})"
+            yield f"worker-{index_of(pod)} | ({error})"
             continue
-        head = f"worker-{_index(pod)} | " if is_headed else ""
+        head = f"worker-{index_of(pod)} | " if is_headed else ""
         yield from (f"{head}{line}" for line in text.splitlines())
 
 
@@ -72,13 +74,13 @@ def _follow(api: Api, name: str, worker: int | None, tail: int | None) -> Iterat
     stopping = threading.Event()
     try:
         while True:
-            job = api.find(PYTORCHJOB, name)
-            for pod in _chosen(pods_of(api, name), worker) if job else ():
+            found = find_job(api, name)
+            for pod in _chosen(pods_of(api, name), worker) if found else ():
                 uid = pod["metadata"]["uid"]
                 if uid not in readers:
                     readers[uid] = _Reader(api, pod, worker is None, tail, lines, stopping)
                     readers[uid].start()
-            is_over = job is None or condition(job) in ("Failed", "Succeeded", "Suspended")
+            is_over = found is None or condition(seen(*found)) in _OVER
             yield from _drained(lines, POLL_S)
             if is_over and not any(reader.is_alive() for reader in readers.values()):
                 yield from _drained(lines, 0.0)
@@ -111,7 +113,7 @@ class _Reader(threading.Thread):
     ) -> None:
         super().__init__(name=f"log-{pod['metadata']['name']}", daemon=True)
         self.api, self.pod, self.tail = api, pod, tail
-        self.head = f"worker-{_index(pod)} | " if is_headed else ""
+        self.head = f"worker-{index_of(pod)} | " if is_headed else ""
         self.lines, self.stopping = lines, stopping
         self.last = ""
         """Time of the last line, as the kubelet writes it: fixed width, so it sorts."""
@@ -132,7 +134,7 @@ class _Reader(threading.Thread):
             self.stopping.wait(POLL_S)
 
     def _read(self, *, previous: bool) -> None:
-        query = {"container": marks.CONTAINER, "timestamps": "true"}
+        query = {"container": container_of(self.pod), "timestamps": "true"}
         query |= {"previous": "true"} if previous else {"follow": "true"}
         if self.last:
             query["sinceTime"] = f"{self.last[:19]}Z"
@@ -177,7 +179,7 @@ class _Now:
             return None
         status = found.get("status", {})
         states = [
-            each for each in status.get("containerStatuses", ()) if each["name"] == marks.CONTAINER
+            each for each in status.get("containerStatuses", ()) if each["name"] in marks.CONTAINERS
         ]
         has_started = any("waiting" not in each.get("state", {"waiting": {}}) for each in states)
         restarts = sum(each.get("restartCount", 0) for each in states)
@@ -185,11 +187,7 @@ class _Now:
 
 
 def _chosen(pods: list[Object], worker: int | None) -> list[Object]:
-    return [pod for pod in pods if worker is None or _index(pod) == worker]
-
-
-def _index(pod: Object) -> int:
-    return int(labels_of(pod).get(marks.REPLICA_INDEX, 0))
+    return [pod for pod in pods if worker is None or index_of(pod) == worker]
 
 
 def _path(pod: Object) -> str:

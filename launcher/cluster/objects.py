@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from launcher.cluster import marks
 from launcher.cluster.client import Api
-from launcher.cluster.kinds import EVENT, POD, WORKLOAD, Object
+from launcher.cluster.kinds import EVENT, POD, PYTORCHJOB, TRAINJOB, WORKLOAD, Kind, Object
 
 
 def labels_of(thing: Object) -> dict[str, str]:
@@ -13,13 +13,26 @@ def labels_of(thing: Object) -> dict[str, str]:
     return labels
 
 
+def find_job(api: Api, name: str) -> tuple[Object, Kind] | None:
+    """A job and its kind; None where there is none of that name, or no operator that knows one."""
+    for kind in (PYTORCHJOB, TRAINJOB):
+        found = api.find(kind, name)
+        if found is not None:
+            return found, kind
+    return None
+
+
 def pods_of(api: Api, name: str) -> list[Object]:
     """The workers' pods of a job, by index."""
-    selector = f"{marks.JOB_NAME}={name}"
-    return sorted(
-        api.listing(POD, labels=selector).items,
-        key=lambda pod: int(labels_of(pod).get(marks.REPLICA_INDEX, 0)),
-    )
+    pods = api.listing(POD, labels=f"{marks.JOB_NAME}={name}").items
+    pods = pods or api.listing(POD, labels=f"{marks.JOBSET_NAME}={name}").items
+    return sorted(pods, key=marks.index_of)
+
+
+def container_of(pod: Object) -> str:
+    """The trainer's container."""
+    names: list[str] = [each["name"] for each in pod["spec"]["containers"]]
+    return next((name for name in names if name in marks.CONTAINERS), names[0])
 
 
 def events_of(api: Api, name: str) -> list[Object]:

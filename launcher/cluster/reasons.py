@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from launcher.cluster.kinds import Object
-from launcher.cluster.marks import CONTAINER, REPLICA_INDEX
+from launcher.cluster.marks import COMPLETION_INDEX, CONTAINERS, REPLICA_INDEX
 
 _IMAGE = frozenset({"ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull"})
 _CONFIG = frozenset({"CreateContainerConfigError", "CreateContainerError", "RunContainerError"})
@@ -54,7 +54,8 @@ def of_creation(events: Sequence[Object]) -> str:
 def of_pod(pod: Object, is_named: bool = True) -> str:
     """What keeps one pod from running, or ended it; is_named: beginning with its name."""
     status, who = pod.get("status", {}), worker(pod) if is_named else "it"
-    for condition in status.get("conditions", ()):
+    is_pending = status.get("phase", "Pending") == "Pending"
+    for condition in status.get("conditions", ()) if is_pending else ():
         if condition["type"] == "PodScheduled" and condition["status"] == "False":
             if condition.get("reason") == "SchedulingGated":
                 return f"{who} waits for its scheduling gates to be removed"
@@ -119,7 +120,8 @@ def last_end(pod: Object) -> str:
 def worker(pod: Object) -> str:
     """worker-N, or the pod's name for one that is no worker."""
     metadata: Mapping[str, Any] = pod["metadata"]
-    index = metadata.get("labels", {}).get(REPLICA_INDEX)
+    labels = metadata.get("labels", {})
+    index = labels.get(REPLICA_INDEX, labels.get(COMPLETION_INDEX))
     return f"worker-{index}" if index is not None else str(metadata["name"])
 
 
@@ -157,7 +159,7 @@ def _of_end(ended: Mapping[str, Any], pod: Object | None = None) -> str:
 
 def _memory_limit(pod: Object) -> str:
     for container in pod.get("spec", {}).get("containers", ()):
-        if container["name"] == CONTAINER:
+        if container["name"] in CONTAINERS:
             limit = container.get("resources", {}).get("limits", {}).get("memory")
             return f" (its limit is {limit})" if limit else ""
     return ""
@@ -166,7 +168,7 @@ def _memory_limit(pod: Object) -> str:
 def _containers(status: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     return [
         *status.get("initContainerStatuses", ()),
-        *(each for each in status.get("containerStatuses", ()) if each["name"] == CONTAINER),
+        *(each for each in status.get("containerStatuses", ()) if each["name"] in CONTAINERS),
     ]
 
 

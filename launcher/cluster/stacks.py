@@ -6,9 +6,9 @@ import time
 from collections.abc import Sequence
 from urllib.parse import urlencode
 
-from launcher.cluster import marks
 from launcher.cluster.client import Api
 from launcher.cluster.kinds import POD, Object
+from launcher.cluster.objects import container_of
 from launcher.cluster.state import is_running
 from launcher.errors import Forbidden, LauncherError
 
@@ -39,7 +39,7 @@ def _execute(api: Api, pod: Object) -> str:
 
     metadata, settings = pod["metadata"], api.transport.client.configuration
     query = [
-        ("container", marks.CONTAINER),
+        ("container", container_of(pod)),
         ("stdout", "true"),
         ("stderr", "true"),
         *(("command", word) for word in COMMAND),

@@ -8,6 +8,7 @@ from typing import Any
 
 from launcher.cluster import marks, reasons
 from launcher.cluster.kinds import Object
+from launcher.cluster.marks import index_of
 from launcher.spec import CHECKPOINTS_ANNOTATION, MODEL_ANNOTATION
 from launcher.status import Event, JobState, JobStatus, WorkerState, WorkerStatus
 
@@ -32,7 +33,7 @@ def read_status(
     metadata, spec, status = job["metadata"], job["spec"], job.get("status", {})
     notes: dict[str, str] = metadata.get("annotations") or {}
     worker, elastic = spec["pytorchReplicaSpecs"]["Worker"], spec.get("elasticPolicy", {})
-    mine = sorted(pods or (), key=_index)
+    mine = sorted(pods or (), key=index_of)
     running = len([pod for pod in mine if is_running(pod)])
     if pods is None:
         running = status.get("replicaStatuses", {}).get("Worker", {}).get("active", 0)
@@ -104,7 +105,7 @@ def is_running(pod: Object) -> bool:
     return any(
         "running" in each.get("state", {})
         for each in pod.get("status", {}).get("containerStatuses", ())
-        if each["name"] == marks.CONTAINER
+        if each["name"] in marks.CONTAINERS
     )
 
 
@@ -145,7 +146,7 @@ def _reason(
 def _worker(pod: Object) -> WorkerStatus:
     status = pod.get("status", {})
     return WorkerStatus(
-        index=_index(pod),
+        index=index_of(pod),
         state=_worker_state(pod),
         pid=None,
         restarts=_restarts(pod),
@@ -169,15 +170,11 @@ def _worker_state(pod: Object) -> WorkerState:
     return words.get(phase, "Pending")
 
 
-def _index(pod: Object) -> int:
-    return int(pod["metadata"].get("labels", {}).get(marks.REPLICA_INDEX, 0))
-
-
 def _restarts(pod: Object) -> int:
     return sum(
         each.get("restartCount", 0)
         for each in pod.get("status", {}).get("containerStatuses", ())
-        if each["name"] == marks.CONTAINER
+        if each["name"] in marks.CONTAINERS
     )
 
 

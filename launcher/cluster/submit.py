@@ -16,9 +16,10 @@ from typing import Any
 
 from launcher.cluster import marks
 from launcher.cluster.client import Api
-from launcher.cluster.kinds import JOB, PYTORCHJOB, Kind, Object, kind_of
-from launcher.cluster.state import read_status, state_of
-from launcher.errors import Conflict, LauncherError, Rejected, TimedOut, UsageError
+from launcher.cluster.kinds import JOB, Kind, Object, kind_of
+from launcher.cluster.state import read_status
+from launcher.cluster.trainjobs import seen
+from launcher.errors import Conflict, LauncherError, Rejected, TimedOut
 from launcher.spec import JOB_LABEL
 from launcher.status import ENDED, JobStatus
 
@@ -59,9 +60,7 @@ def submit(api: Api, objects: Sequence[Object], say: Callable[[str], None] = pri
     except LauncherError:
         api.delete(kind, name, uid=created["metadata"]["uid"])
         raise
-    if kind is not PYTORCHJOB:
-        raise UsageError("only PyTorchJobs are followed")
-    return read_status(created, None, datetime.now(UTC))
+    return read_status(seen(created, kind), None, datetime.now(UTC))
 
 
 def dry_run(api: Api, objects: Sequence[Object]) -> list[Object]:
@@ -137,11 +136,7 @@ def _make_room(
     name, namespace = job["metadata"]["name"], job["metadata"]["namespace"]
     found = api.find(kind, name, namespace)
     if found is not None:
-        active = 0
-        if kind is PYTORCHJOB:
-            counts = found.get("status", {}).get("replicaStatuses", {}).get("Worker", {})
-            active = counts.get("active", 0)
-        state = state_of(found, (), active, 1)
+        state = read_status(seen(found, kind), None, datetime.now(UTC)).state
         if state not in (*ENDED, "Suspended"):
             raise Conflict(
                 f"job {name!r} exists in namespace {namespace} and is {state}; choose another "

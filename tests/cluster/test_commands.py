@@ -189,12 +189,6 @@ TOLD: dict[str, tuple[Callable[[ControlPlane, Any], None], tuple[str, ...]]] = {
         ),
         ("worker-0 ends again and again: fatal: data.train has 5 classes",),
     ),
-    "evicted": (
-        lambda plane, pod: played.write(
-            plane, pod, phase="Failed", reason="Evicted", message="The node was low on memory"
-        ),
-        ("worker-0 was ended (Evicted)", "low on memory"),
-    ),
 }
 
 
@@ -248,10 +242,8 @@ def test_list_of_all_namespaces_and_names_for_completion(cli: Cli) -> None:
     cli.out("submit", *GIVEN)
     assert NAME in cli.out("list", "-A")
     assert cli.out("list", "-o", "name") == f"pytorchjob.kubeflow.org/{NAME}\n"
-    began = time.monotonic()
-    words = cli.complete("launcher", "status", "el")
-    assert NAME in words
-    assert time.monotonic() - began < 5
+    # It answers within 150 ms or not at all, and this machine may be busy.
+    eventually(lambda: NAME in cli.complete("launcher", "status", "el"), True)
 
 
 def test_wait_follows_to_the_end_and_tells_each_change(cli: Cli) -> None:
