@@ -40,6 +40,9 @@ def broken(before: list[Object], after: list[Object]) -> list[str]:
 
 def _broken(old: Object, new: Object) -> Iterator[str]:
     yield from _kept(old, new, "metadata.namespace", "give --namespace")
+    for path in ("spec.suspend", "spec.runPolicy.suspend", "spec.template.spec.suspend"):
+        if _get(new, path) is not None:
+            yield f"{path} is set; {_SUSPEND}"
     yield from _own_marks(old["metadata"], new["metadata"], "metadata")
     if old["kind"] == "PyTorchJob":
         yield from _pytorchjob(old["spec"], new["spec"])
@@ -71,8 +74,6 @@ def _pytorchjob(old: Object, new: Object) -> Iterator[str]:
             f"spec.runPolicy.cleanPodPolicy is {policy}; allowed are Running and All, or GPU pods "
             "stay after the end"
         )
-    if "suspend" in run:
-        yield f"spec.runPolicy.suspend is set; {_SUSPEND}"
     replicas = old["pytorchReplicaSpecs"]["Worker"]["replicas"]
     if worker.get("replicas") != replicas:
         yield f"{where}.replicas is {worker.get('replicas')}, not {replicas}; give --gpus"
@@ -94,8 +95,6 @@ def _elastic(old: Object, new: Object) -> Iterator[str]:
 def _trainjob(old: Object, new: Object) -> Iterator[str]:
     for path in ("spec.runtimeRef", "spec.trainer.numNodes", "spec.trainer.numProcPerNode"):
         yield from _kept(old, new, path, "give --gpus")
-    if "suspend" in new["spec"]:
-        yield f"spec.suspend is set; {_SUSPEND}"
 
 
 def _runtime(old: Object, new: Object) -> Iterator[str]:

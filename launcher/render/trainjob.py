@@ -38,8 +38,10 @@ def _pod(spec: JobSpec) -> Object:
     container = template["spec"]["containers"][0]
     container["name"] = "node"
     container["ports"] = [port for port in container["ports"] if port["name"] == "metrics"]
+    wait_s = spec.job.rendezvous.join_timeout_s
     container["env"] = [
         {"name": "PYTHONUNBUFFERED", "value": "1"},  # the other operator sets it itself
+        {"name": "PET_RDZV_CONF", "value": f"timeout={wait_s}"},  # torchrun's is 600
         *(entry for entry in container["env"] if entry["name"] not in _OF_ELASTIC_GROUPS),
     ]
     return template

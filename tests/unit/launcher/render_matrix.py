@@ -130,7 +130,7 @@ patch: [{op: add, path: /metadata/labels/team, value: vision}]
 
 @cache
 def rows() -> tuple[Row, ...]:
-    """The covering array, best row first: each is the greedy completion of an uncovered triple."""
+    """The covering array: each row is the greedy completion of the first triple still missing."""
     sizes = [len(choices) for choices in OPTIONS.values()]
     missing = {
         ((a, x), (b, y), (c, z))

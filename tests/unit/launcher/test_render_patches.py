@@ -255,6 +255,8 @@ BREACHES = [
     ),
     ("kind: TrainJob\nspec: {trainer: {numNodes: 3}}", "numNodes is 3, not 8"),
     ("kind: TrainJob\nspec: {suspend: true}", "spec.suspend is set"),
+    (RUNTIME + "{template: {spec: {suspend: true}}}", "template.spec.suspend is set"),
+    ("kind: Job\nspec: {suspend: true}", "spec.suspend is set"),
 ]
 
 

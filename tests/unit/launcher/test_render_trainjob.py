@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from launcher.cli.main import run
 from launcher.errors import UsageError
 from launcher.render import BACKENDS, pod_templates, problems, render
 from launcher.request import Request
@@ -58,7 +59,9 @@ def test_its_pod_is_the_elastic_workers_but_for_the_meeting() -> None:
     fixed = next(pod_templates(objects(gpus=None)[0]))[1]
     ours, theirs = fixed["spec"]["containers"][0], elastic["spec"]["containers"][0]
     names = [entry["name"] for entry in ours["env"]]
-    assert not [name for name in names if name.startswith("PET_")], "Trainer reserves them"
+    theirs_alone = {"PET_NNODES", "PET_NPROC_PER_NODE", "PET_NODE_RANK", "PET_MASTER_ADDR"}
+    assert not theirs_alone & set(names), "Trainer sets them"
+    assert {"name": "PET_RDZV_CONF", "value": "timeout=1800"} in ours["env"]
     lost = {entry["name"] for entry in theirs["env"]} - set(names)
     assert lost == {"PET_LOCAL_ADDR", "TORCH_DISABLE_SHARE_RDZV_TCP_STORE"}
     config = next(entry["value"] for entry in ours["env"] if entry["name"] == "RUN_CONFIG")
@@ -139,3 +142,19 @@ def test_values_outside_a_crds_bounds_are_named() -> None:
         "be one of Recreate, BlockingRecreate, InPlaceRestart",
         "TrainJob a: spec.activeDeadlineSeconds is 0, but must be at least 1",
     ]
+
+
+def test_backend_and_patches_are_flags(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    for name, field in (("one", "ttlSecondsAfterFinished: 5"), ("two", "network: {subdomain: b}")):
+        spec_of_jobset = f"spec: {{template: {{spec: {{{field}}}}}}}"
+        (tmp_path / f"{name}.yaml").write_text(f"kind: TrainingRuntime\n{spec_of_jobset}\n")
+    places = ["--image", "i", "--data", "s3://a/b", "--checkpoints", "s3://a/c"]
+    command = ["render", "--model", "senet154", *places, "--backend", "trainjob", "-o", "json"]
+    files = [str(tmp_path / f"{name}.yaml") for name in ("one", "two")]
+    assert run([*command, "--patch", files[0], "--patch", files[1]]) == 0
+    runtime, job = json.loads(capfd.readouterr().out)["items"]
+    jobset = runtime["spec"]["template"]["spec"]
+    assert (jobset["ttlSecondsAfterFinished"], jobset["network"]) == (5, {"subdomain": "b"})
+    assert job["kind"] == "TrainJob"
+    assert run([*command, "--patch", str(tmp_path / "none.yaml")]) == 2
+    assert "cannot read the patch" in capfd.readouterr().err
