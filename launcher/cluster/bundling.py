@@ -60,7 +60,7 @@ def bundle(api: Api, name: str, out: Path, say: Callable[[str], None]) -> list[s
     add("pods.yaml", lambda: _yaml(_all_pods(api, name)))
     add("events.json", lambda: json.dumps(_events(api, name), indent=2))
     if marks.QUEUE in labels_of(job):
-        add("workload.yaml", lambda: _yaml([workload_of(api, job) or {}]))
+        add("workload.yaml", lambda: _yaml(list((workload_of(api, job) or ())[:1])))
     add("stacks.txt", lambda: request_stacks(api, pods_of(api, name)))
     for pod in pods_of(api, name):
         index = marks.index_of(pod)

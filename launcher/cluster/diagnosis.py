@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from launcher.cluster.client import Api
-from launcher.cluster.kinds import EVENT, JOB, NODE, POD, PYTORCHJOB, SERVICE, WORKLOAD, Kind
+from launcher.cluster.kinds import EVENT, JOB, NODE, POD, PYTORCHJOB, SERVICE, Kind
+from launcher.cluster.objects import workloads
 from launcher.cluster.state import GPU
 from launcher.errors import Forbidden, LauncherError, NotFound
 from launcher.spec import JOB_LABEL
@@ -114,7 +115,7 @@ def _nodes(api: Api) -> tuple[Result, str]:
 
 def _kueue(api: Api) -> tuple[Result, str]:
     try:
-        api.listing(WORKLOAD)
+        workloads(api)
     except NotFound:
         return "ok", "not installed; job.queue cannot be used"
     except Forbidden:

@@ -11,7 +11,7 @@ from typing import Any
 
 from launcher.cluster import marks
 from launcher.cluster.client import Api
-from launcher.cluster.kinds import JOB, POD, PYTORCHJOB, SERVICE, TRAINJOB, WORKLOAD, Kind, Object
+from launcher.cluster.kinds import JOB, POD, PYTORCHJOB, SERVICE, TRAINJOB, Kind, Object
 from launcher.cluster.logs import logs
 from launcher.cluster.objects import events_of, find_job, labels_of, pods_of, workload_of
 from launcher.cluster.state import read_status
@@ -66,7 +66,9 @@ class Jobs:
         waiting = [pod for pod in pods if pod.get("status", {}).get("phase") in (None, "Pending")]
         for pod in waiting[:PODS_ASKED]:
             events += events_of(self.api, pod["metadata"]["name"])
-        workload = workload_of(self.api, job) if marks.QUEUE in labels_of(job) else None
+        workload = None
+        if marks.QUEUE in labels_of(job):
+            workload = (workload_of(self.api, job) or ({}, None))[0]
         now = datetime.now(UTC)
         return read_status(seen(job, kind), pods, now, events=events, workload=workload)
 
@@ -242,11 +244,12 @@ def _stop(api: Api, job: Object, kind: Kind, notes: dict[str, str]) -> None:
 
 
 def _activate(api: Api, job: Object, active: bool) -> None:
-    workload = workload_of(api, job)
-    if workload is None:
+    found = workload_of(api, job)
+    if found is None:
         name = job["metadata"]["name"]
         raise Conflict(f"Kueue has made no Workload of job {name!r} yet; try again in a moment")
-    api.patch(WORKLOAD, workload["metadata"]["name"], {"spec": {"active": active}})
+    workload, kind = found
+    api.patch(kind, workload["metadata"]["name"], {"spec": {"active": active}})
 
 
 def _wait_left(api: Api, job: Object, grace_s: float | None) -> None:

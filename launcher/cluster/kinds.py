@@ -44,7 +44,9 @@ EVENT = Kind("v1", "Event", "events")
 NODE = Kind("v1", "Node", "nodes", namespaced=False)
 NAMESPACE = Kind("v1", "Namespace", "namespaces", namespaced=False)
 LEASE = Kind("coordination.k8s.io/v1", "Lease", "leases")
-WORKLOAD = Kind("kueue.x-k8s.io/v1beta1", "Workload", "workloads")
+WORKLOAD = Kind("kueue.x-k8s.io/v1beta2", "Workload", "workloads")
+OLD_WORKLOAD = Kind("kueue.x-k8s.io/v1beta1", "Workload", "workloads")
+"""Of Kueue before 0.15."""
 CRD = Kind(
     "apiextensions.k8s.io/v1",
     "CustomResourceDefinition",

@@ -4,7 +4,17 @@ from __future__ import annotations
 
 from launcher.cluster import marks
 from launcher.cluster.client import Api
-from launcher.cluster.kinds import EVENT, POD, PYTORCHJOB, TRAINJOB, WORKLOAD, Kind, Object
+from launcher.cluster.kinds import (
+    EVENT,
+    OLD_WORKLOAD,
+    POD,
+    PYTORCHJOB,
+    TRAINJOB,
+    WORKLOAD,
+    Kind,
+    Object,
+)
+from launcher.errors import NotFound
 
 
 def labels_of(thing: Object) -> dict[str, str]:
@@ -40,11 +50,23 @@ def events_of(api: Api, name: str) -> list[Object]:
     return api.listing(EVENT, fields=f"involvedObject.name={name}").items
 
 
-def workload_of(api: Api, job: Object) -> Object | None:
-    """Kueue's Workload of a job; None before Kueue has seen it."""
+def workloads(api: Api) -> tuple[list[Object], Kind]:
+    """Kueue's Workloads and their kind, of the newest version there is. Raises NotFound."""
+    try:
+        return api.listing(WORKLOAD).items, WORKLOAD
+    except NotFound:
+        return api.listing(OLD_WORKLOAD).items, OLD_WORKLOAD
+
+
+def workload_of(api: Api, job: Object) -> tuple[Object, Kind] | None:
+    """Kueue's Workload of a job and its kind; None before Kueue has seen it, and without Kueue."""
+    try:
+        found, kind = workloads(api)
+    except NotFound:
+        return None
     uid = job["metadata"]["uid"]
-    for workload in api.listing(WORKLOAD).items:
+    for workload in found:
         owners = workload["metadata"].get("ownerReferences", ())
         if any(owner["uid"] == uid for owner in owners):
-            return workload
+            return workload, kind
     return None

@@ -10,6 +10,7 @@ import pytest
 
 from tests.cluster.cluster import Cluster, running_cluster, shared_node
 from tests.cluster.control_plane import ControlPlane
+from tests.cluster.fake_nodes import FakeNodes
 from tests.cluster.tools import Unavailable
 from tests.conftest import absent
 
@@ -39,6 +40,19 @@ def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     try:
         with shared_node(tmp_path_factory.mktemp("node") / "state") as cluster:
             yield cluster
+    except Unavailable as error:
+        absent(str(error))
+
+
+@pytest.fixture(scope="session")
+def queued(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    """A cluster with Kueue, and two fake nodes of eight GPUs."""
+    try:
+        with running_cluster(tmp_path_factory.mktemp("queued") / "state", with_queue=True) as it:
+            nodes = FakeNodes(it.plane)
+            nodes.start()
+            nodes.add(2)
+            yield it
     except Unavailable as error:
         absent(str(error))
 

@@ -4,34 +4,16 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator
-
-import pytest
+from collections.abc import Callable
 
 from launcher.render import render, to_yaml
 from launcher.request import Request
-from tests.cluster.cluster import Cluster, running_cluster
-from tests.cluster.fake_nodes import FakeNodes
+from tests.cluster.cluster import Cluster
 from tests.cluster.queue import queue_objects
-from tests.cluster.tools import Unavailable
-from tests.conftest import absent
 from tests.unit.launcher.goldens import GIVEN, spec
 
 QUOTA = 4
 WAIT_S = 60.0
-
-
-@pytest.fixture(scope="module")
-def queued(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    """A cluster with Kueue, and two fake nodes of eight GPUs."""
-    try:
-        with running_cluster(tmp_path_factory.mktemp("queued") / "state", with_queue=True) as it:
-            nodes = FakeNodes(it.plane)
-            nodes.start()
-            nodes.add(2)
-            yield it
-    except Unavailable as error:
-        absent(str(error))
 
 
 def submit(cluster: Cluster, name: str, gpus: int) -> None:
