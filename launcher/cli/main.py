@@ -8,7 +8,17 @@ from typing import Annotated
 
 import typer
 
-from launcher.cli import changes, completion, config, doctor, inspect, jobs, results, submit
+from launcher.cli import (
+    changes,
+    completion,
+    config,
+    controller,
+    doctor,
+    inspect,
+    jobs,
+    results,
+    submit,
+)
 from launcher.cli.manners import Color, Manner, report, seconds, wants_json
 from launcher.errors import LauncherError, UsageError
 
@@ -65,7 +75,7 @@ def options(
         logging.basicConfig(level=logging.DEBUG, stream=sys.stderr)
 
 
-for group in (submit, jobs, changes, inspect, results, doctor, completion):
+for group in (submit, jobs, changes, inspect, results, doctor, controller, completion):
     group.register(app)
 app.add_typer(config.app, name="config")
 

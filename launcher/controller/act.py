@@ -1,0 +1,168 @@
+"""Doing what was decided: each write is one that may come twice, and names what it is meant for."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import Any
+
+from launcher.cluster import marks
+from launcher.cluster.client import Api
+from launcher.cluster.kinds import JOB, POD, PYTORCHJOB, Object
+from launcher.cluster.objects import workload_of
+from launcher.controller import events
+from launcher.controller.actions import (
+    Action,
+    Adopt,
+    Deactivate,
+    Decision,
+    DeleteJob,
+    DeletePod,
+    SuspendRendezvous,
+    Tell,
+)
+from launcher.controller.memory import Memory, Progress, read, write
+from launcher.controller.view import View
+from launcher.errors import Conflict, NotFound
+
+logger = logging.getLogger(__name__)
+
+PROGRESS_EVERY_S = 60
+"""How often progress alone is written: another leader may know it so much later."""
+
+
+class NotLeading(Exception):
+    """The Lease is lost: nothing more may be done."""
+
+
+class Hands:
+    """Acts on the jobs of a namespace while `may_act` says so."""
+
+    def __init__(self, api: Api, may_act: Callable[[], bool], count: Callable[[str], None]) -> None:
+        """api: of the jobs' namespace. count: told the reason of each thing done."""
+        self.api, self._may_act, self._count = api, may_act, count
+
+    def carry_out(self, view: View, decision: Decision) -> Object | None:
+        """Does it all. Returns the job as patched; None if it was not.
+
+        Raises Conflict where the job has changed since it was looked at: nothing was done then.
+        """
+        changed = self._patch_job(view, decision)
+        for action in decision.actions:
+            self._check()
+            self._act(view.job, action)
+        return changed
+
+    def _patch_job(self, view: View, decision: Decision) -> Object | None:
+        notes: dict[str, str | None] = dict.fromkeys(decision.cleared)
+        if decision.ended_reason or decision.cleared or is_news(read(view.notes), decision.memory):
+            notes |= write(decision.memory)
+        if not notes:
+            return None
+        self._check()
+        version = view.job["metadata"]["resourceVersion"]
+        change: dict[str, Any] = {"metadata": {"resourceVersion": version, "annotations": notes}}
+        if decision.ended_reason:
+            notes |= {
+                marks.ENDED: "Failed",
+                marks.ENDED_REASON: decision.ended_reason,
+                marks.ENDED_AT: _now(),
+            }
+            if not view.is_queued:
+                change["spec"] = {"runPolicy": {"suspend": True}}
+        changed = self.api.patch(PYTORCHJOB, view.name, change)
+        if decision.ended_reason:
+            self._did(view.job, "Ended", decision.ended_reason)
+            if view.is_queued:
+                self._deactivate(view.job)
+        return changed
+
+    def _act(self, job: Object, action: Action) -> None:
+        match action:
+            case DeletePod():
+                self._delete_pod(job, action)
+            case Adopt(kind, helper):
+                self._adopt(job, kind, helper)
+            case SuspendRendezvous(helper, wanted):
+                self._suspend(job, helper, wanted)
+            case Deactivate():
+                self._deactivate(job)
+            case DeleteJob(message):
+                metadata = job["metadata"]
+                self.api.delete(PYTORCHJOB, metadata["name"], uid=metadata["uid"])
+                self._did(job, "Deleted", message, False)
+            case Tell(reason, message, is_warning):
+                self._did(job, reason, message, is_warning)
+
+    def _delete_pod(self, job: Object, action: DeletePod) -> None:
+        metadata = action.pod["metadata"]
+        grace_s = 0 if action.is_forced else None
+        try:
+            self.api.delete(POD, metadata["name"], uid=metadata["uid"], grace_s=grace_s)
+        except Conflict:
+            return  # another pod has its name by now
+        self._did(job, action.reason, f"{metadata['name']}: {action.message}")
+
+    def _adopt(self, job: Object, kind: Any, helper: Object) -> None:
+        owner = {
+            "apiVersion": PYTORCHJOB.version,
+            "kind": PYTORCHJOB.name,
+            "name": job["metadata"]["name"],
+            "uid": job["metadata"]["uid"],
+            "controller": False,
+            "blockOwnerDeletion": False,
+        }
+        name = helper["metadata"]["name"]
+        version = helper["metadata"]["resourceVersion"]
+        change = {"metadata": {"resourceVersion": version, "ownerReferences": [owner]}}
+        if self._patch(kind, name, change):
+            self._did(job, "Adopted", f"{kind.name} {name} goes with the job from now on", False)
+
+    def _suspend(self, job: Object, helper: Object, wanted: bool) -> None:
+        name = helper["metadata"]["name"]
+        version = helper["metadata"]["resourceVersion"]
+        change = {"metadata": {"resourceVersion": version}, "spec": {"suspend": wanted}}
+        if self._patch(JOB, name, change):
+            word = "RendezvousSuspended" if wanted else "RendezvousResumed"
+            why = "the job does not run" if wanted else "the job runs"
+            self._did(job, word, f"Job {name}: {why}", False)
+
+    def _deactivate(self, job: Object) -> None:
+        found = workload_of(self.api, job)
+        if found is None or found[0]["spec"].get("active") is False:
+            return
+        name, kind = found[0]["metadata"]["name"], found[1]
+        self.api.patch(kind, name, {"spec": {"active": False}})
+        self._did(job, "Deactivated", f"Workload {name}: the queue ends the job's pods", False)
+
+    def _patch(self, kind: Any, name: str, change: dict[str, Any]) -> bool:
+        """Whether it was done; what has changed or gone meanwhile is looked at again."""
+        try:
+            self.api.patch(kind, name, change)
+        except (Conflict, NotFound) as error:
+            logger.debug("%s", error)
+            return False
+        return True
+
+    def _check(self) -> None:
+        if not self._may_act():
+            raise NotLeading
+
+    def _did(self, job: Object, reason: str, message: str, is_warning: bool = True) -> None:
+        metadata = job["metadata"]
+        logger.info("%s/%s: %s: %s", metadata["namespace"], metadata["name"], reason, message)
+        self._count(reason)
+        events.tell(self.api, job, reason, message, is_warning)
+
+
+def is_news(known: Memory, memory: Memory) -> bool:
+    """Whether a memory is worth a write: progress alone is so now and then."""
+    if replace(known, progress=Progress()) != replace(memory, progress=Progress()):
+        return True
+    return abs(memory.progress.at - known.progress.at) >= PROGRESS_EVERY_S
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")

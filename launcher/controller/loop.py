@@ -1,0 +1,302 @@
+"""The controller's process: watches tell it what changed, one thread decides and acts, job by job.
+
+Whatever is missed is made good by the next tick, which looks at every job.
+"""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+import time
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
+
+from launcher.cluster.client import Api
+from launcher.cluster.kinds import JOB, NODE, POD, PYTORCHJOB, SERVICE, Kind
+from launcher.cluster.watch import Change, Watch
+from launcher.controller.act import Hands, NotLeading
+from launcher.controller.decide import decide
+from launcher.controller.health import Counters
+from launcher.controller.lease import REQUEST_TIMEOUT_S, Elector
+from launcher.controller.memory import Memory, Progress, read
+from launcher.controller.scrape import scrape
+from launcher.controller.store import Key, Store
+from launcher.controller.view import Reading, View, addresses
+from launcher.errors import Conflict, LauncherError, TimedOut
+from launcher.spec import JOB_LABEL
+
+logger = logging.getLogger(__name__)
+
+SYNC_TIMEOUT_S = 60.0
+READING_LASTS_S = 60.0
+"""A reading that is older tells nothing of now."""
+SCRAPED_AT_ONCE = 4
+STUCK_AFTER_S = 120.0
+"""One look at a job takes some requests; a loop without a sign of life for so long is stuck."""
+WRITE_PATIENCE_S = 2.0
+"""A write is given up well before another controller may lead; the next tick tries again."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How a controller runs."""
+
+    lease_namespace: str
+    lease_name: str
+    identity: str
+    namespaces: Sequence[str] = ("",)
+    """"" is all."""
+    node_grace_s: float = 60.0
+    tick_s: float = 10.0
+
+
+class Controller:
+    """One candidate: it watches from the start, and acts while it leads."""
+
+    def __init__(self, api: Api, settings: Settings) -> None:
+        self.settings = settings
+        self.counters = Counters()
+        self.failure: LauncherError | None = None
+        """What no waiting cures, such as missing rights."""
+        self._api = api
+        self._due: queue.Queue[Key | None] = queue.Queue()
+        self._queued: set[Key] = set()
+        self._lock = threading.Lock()
+        self._store = Store(self._enqueue)
+        self._beat_at = time.monotonic()
+        self._hands: dict[str, Hands] = {}
+        self._progress: dict[str, tuple[str, Progress]] = {}
+        """By uid of the job: the stretch, and what was last read in it."""
+        self._readings: dict[Key, tuple[float, Reading]] = {}
+        self._scraping: set[Key] = set()
+        self._unsynced = 0
+        self._watches = self._make_watches()
+        lease_api = self._brief_api(settings.lease_namespace, 0)
+        self.elector = Elector(lease_api, settings.lease_name, settings.identity)
+
+    # -- for whoever runs it
+
+    def run(self, stopping: threading.Event) -> None:
+        """Takes part in the election and acts while leading, until `stopping` is set.
+
+        Raises the error that no waiting cures.
+        """
+        election = threading.Thread(
+            target=self.elector.run, args=(stopping, self._leadership_changed), name="lease"
+        )
+        for watch in self._watches:
+            watch.start()
+        election.start()
+        try:
+            with ThreadPoolExecutor(SCRAPED_AT_ONCE, "scrape") as pool:
+                self._loop(stopping, pool)
+        finally:
+            stopping.set()
+            election.join()
+            self.elector.release()
+            for watch in self._watches:
+                watch.stop()
+        if self.failure is not None:
+            raise self.failure
+
+    def run_once(self) -> None:
+        """Looks at each job once. Raises Conflict while another controller leads."""
+        for watch in self._watches:
+            watch.start()
+        try:
+            self._wait_synced()
+            if not self.elector.try_once():
+                raise Conflict(
+                    f"lease {self.settings.lease_namespace}/{self.settings.lease_name} is held by "
+                    f"{self.elector.holder or 'another controller'}; wait until it is free"
+                )
+            self._store.note_absent_nodes(time.time())
+            for key in self._store.jobs():
+                view = self._store.view(key, time.time(), None)
+                if view is not None and _wants_reading(view):
+                    self._readings[key] = (time.time(), scrape(addresses(view)))
+                self._look(key)
+                self.elector.try_once()
+            self.elector.release()
+        finally:
+            for watch in self._watches:
+                watch.stop()
+
+    def healthz(self) -> tuple[int, str]:
+        """Whether the loop turns."""
+        silent_s = time.monotonic() - self._beat_at
+        is_well = silent_s < STUCK_AFTER_S
+        return (200, "ok\n") if is_well else (500, f"no sign of life for {silent_s:.0f} s\n")
+
+    def readyz(self) -> tuple[int, str]:
+        """Whether all was listed; one that waits for the Lease is ready too."""
+        return (200, "ok\n") if self._is_synced else (503, "the first lists are not there yet\n")
+
+    def metrics(self) -> tuple[int, str]:
+        """The counters."""
+        self.counters.gauges = {
+            "leading": float(self.elector.is_leading),
+            "jobs": float(len(self._store.jobs())),
+        }
+        return 200, self.counters.text()
+
+    # -- the loop
+
+    def _loop(self, stopping: threading.Event, pool: ThreadPoolExecutor) -> None:
+        tick_at = time.monotonic()
+        while not stopping.is_set() and self.failure is None:
+            self._beat_at = time.monotonic()
+            if self._beat_at >= tick_at:
+                tick_at = self._beat_at + self.settings.tick_s
+                self._tick(pool)
+            key = self._next(min(1.0, tick_at - time.monotonic()))
+            if key is not None and self._is_synced and self.elector.is_leading:
+                self._look(key)
+
+    def _tick(self, pool: ThreadPoolExecutor) -> None:
+        now = time.time()
+        self._store.note_absent_nodes(now)
+        keys = self._store.jobs()
+        self._forget_gone(set(keys))
+        for key in keys:
+            self._enqueue(key)
+            view = self._store.view(key, now, None)
+            if view is None or key in self._scraping or not self.elector.is_leading:
+                continue
+            if _wants_reading(view):
+                self._scraping.add(key)
+                pool.submit(scrape, addresses(view)).add_done_callback(
+                    lambda future, key=key: self._scraped(key, future)  # type: ignore[misc]
+                )
+
+    def _look(self, key: Key) -> None:
+        """Decides about one job and acts. What fails is tried again at the next tick."""
+        now = time.time()
+        view = self._store.view(key, now, self._reading(key, now))
+        if view is None:
+            return
+        try:
+            memory = self._recall(view)
+            decision = decide(view, now, self.settings.node_grace_s, memory)
+            uid = view.job["metadata"]["uid"]
+            self._progress[uid] = (decision.memory.stretch, decision.memory.progress)
+            changed = self._hands_of(key[0]).carry_out(view, decision)
+            if changed is not None:
+                self._store.replace(view.job, changed)
+        except NotLeading:
+            logger.info("%s/%s: not done: the lease is lost", *key)
+        except Conflict as error:
+            logger.debug("%s/%s: has changed, looked at again: %s", *key, error)
+        except LauncherError as error:
+            self.counters.count("Error")
+            logger.warning("%s/%s: %s", *key, error)
+        except Exception:  # one odd job must not keep the others from their due
+            self.counters.count("Defect")
+            logger.exception("%s/%s: defect of the controller", *key)
+
+    def _recall(self, view: View) -> Memory:
+        """What the job's annotations say, and the progress read since they were written."""
+        memory = read(view.notes)
+        stretch, progress = self._progress.get(view.job["metadata"]["uid"], ("", Progress()))
+        if stretch == memory.stretch and progress.at > memory.progress.at and not memory.is_closed:
+            return replace(memory, progress=progress)
+        return memory
+
+    # -- what others' threads tell
+
+    def _enqueue(self, key: Key) -> None:
+        with self._lock:
+            if key not in self._queued:
+                self._queued.add(key)
+                self._due.put(key)
+
+    def _next(self, timeout_s: float) -> Key | None:
+        try:
+            key = self._due.get(timeout=max(0.0, timeout_s))
+        except queue.Empty:
+            return None
+        if key is not None:
+            with self._lock:
+                self._queued.discard(key)
+        return key
+
+    def _leadership_changed(self, is_leading: bool) -> None:
+        if is_leading:
+            for key in self._store.jobs():
+                self._enqueue(key)
+
+    def _failed(self, error: LauncherError) -> None:
+        self.failure = error
+        self._due.put(None)
+
+    def _scraped(self, key: Key, future: Future[Reading]) -> None:
+        self._scraping.discard(key)
+        if not future.cancelled() and future.exception() is None:
+            self._readings[key] = (time.time(), future.result())
+            self._enqueue(key)
+
+    # -- small things
+
+    def _make_watches(self) -> list[Watch]:
+        wanted = [(NODE, "", "")]
+        for namespace in self.settings.namespaces:
+            wanted += [(kind, namespace, JOB_LABEL) for kind in (PYTORCHJOB, POD, JOB, SERVICE)]
+        self._unsynced = len(wanted)
+        return [self._watch(kind, namespace, labels) for kind, namespace, labels in wanted]
+
+    def _watch(self, kind: Kind, namespace: str, labels: str) -> Watch:
+        is_first = True
+
+        def tell(change: Change | None) -> None:
+            nonlocal is_first
+            if change is not None:
+                self._store.tell(kind, change)
+            elif is_first:
+                is_first = False
+                with self._lock:
+                    self._unsynced -= 1
+
+        return Watch(self._api, kind, tell, self._failed, namespace=namespace, labels=labels)
+
+    @property
+    def _is_synced(self) -> bool:
+        return self._unsynced == 0
+
+    def _wait_synced(self) -> None:
+        ends_at = time.monotonic() + SYNC_TIMEOUT_S
+        while not self._is_synced:
+            if self.failure is not None:
+                raise self.failure
+            if time.monotonic() > ends_at:
+                raise TimedOut(f"the jobs were not listed within {SYNC_TIMEOUT_S:g} s")
+            time.sleep(0.05)
+
+    def _reading(self, key: Key, now: float) -> Reading | None:
+        at, reading = self._readings.get(key, (0.0, None))
+        return reading if now - at <= READING_LASTS_S else None
+
+    def _forget_gone(self, keys: set[Key]) -> None:
+        for key in [key for key in self._readings if key not in keys]:
+            del self._readings[key]
+
+    def _hands_of(self, namespace: str) -> Hands:
+        if namespace not in self._hands:
+            api = self._brief_api(namespace, WRITE_PATIENCE_S)
+            self._hands[namespace] = Hands(
+                api, lambda: self.elector.is_leading, self.counters.count
+            )
+        return self._hands[namespace]
+
+    def _brief_api(self, namespace: str, patience_s: float) -> Api:
+        return Api(
+            self._api.transport, namespace, timeout_s=REQUEST_TIMEOUT_S, patience_s=patience_s
+        )
+
+
+def _wants_reading(view: View) -> bool:
+    """Whether progress matters: hangs are looked for, or workers have failed."""
+    if view.is_suspended or view.is_finished or not view.running:
+        return False
+    return bool(view.hang_s or read(view.notes).restart_times)
