@@ -141,18 +141,24 @@ class ControlPlane:
 
     def wait_for(self, name: str, path: str) -> None:
         """Waits until the API server answers the path with 200."""
-        context = ssl.create_default_context(cafile=self.ca)
         ends_at = time.monotonic() + READY_S
         while time.monotonic() < ends_at:
             if self.parts[name].process.poll() is not None:
                 raise NotReady(f"{name} ended: {self.parts[name].tail()}")
             with contextlib.suppress(OSError, urllib.error.URLError):
-                token = {"Authorization": f"Bearer {self.tokens['admin']}"}
-                request = urllib.request.Request(f"{self.server}{path}", headers=token)
-                with urllib.request.urlopen(request, timeout=5, context=context):
-                    return
+                self.ask(path)
+                return
             time.sleep(0.1)
         raise NotReady(f"{name} is not ready after {READY_S:.0f} s: {self.parts[name].tail()}")
+
+    def ask(self, path: str) -> bytes:
+        """What the API server answers, without a process as kubectl is. Raises OSError."""
+        context = ssl.create_default_context(cafile=self.ca)
+        token = {"Authorization": f"Bearer {self.tokens['admin']}"}
+        request = urllib.request.Request(f"{self.server}{path}", headers=token)
+        with urllib.request.urlopen(request, timeout=5, context=context) as answer:
+            body: bytes = answer.read()
+        return body
 
     def program(self, name: str) -> str:
         """Where one of tools.TOOLS is; it is made where it is not there. Raises Unavailable."""

@@ -160,16 +160,18 @@ class Node:
         raise NotReady(f"the node is not ready after {READY_S:.0f} s: {part.tail()}")
 
     def _condition(self) -> dict[str, Any]:
-        answer = self.plane.kubectl("get", "node", NAME, "--ignore-not-found", "-o", "json")
-        node = json.loads(answer) if answer else {}
+        try:
+            node = json.loads(self.plane.ask(f"/api/v1/nodes/{NAME}"))
+        except OSError:  # it has not registered yet
+            return {}
         conditions = node.get("status", {}).get("conditions", [])
         return next((each for each in conditions if each["type"] == "Ready"), {})
 
     def _answers(self) -> bool:
         """Whether the API server reaches the kubelet, as it must for logs."""
         try:
-            return self.plane.kubectl("get", "--raw", f"/api/v1/nodes/{NAME}/proxy/healthz") == "ok"
-        except subprocess.CalledProcessError:
+            return self.plane.ask(f"/api/v1/nodes/{NAME}/proxy/healthz") == b"ok"
+        except OSError:
             return False
 
     def _heartbeat(self) -> str:

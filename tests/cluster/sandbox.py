@@ -20,6 +20,9 @@ from tests.cluster.parts import NotReady, Part, children
 START_S = 20.0
 CLEAR_S = 10.0
 CGROUPS = Path("/sys/fs/cgroup")
+CPU_WEIGHTS = {"cpu.shares": "4096", "cpu.weight": "400"}
+"""Four times the default in either version: as much as four processes of the machine outside of
+any group, else all pods together get as much as one of them."""
 KERNEL_SETTINGS = {
     "vm/overcommit_memory": "1",
     "vm/panic_on_oom": "0",
@@ -96,7 +99,11 @@ class Sandbox:
         for reached in (net.pods, net.services):
             _run("ip", "route", "add", reached, "via", net.node)
         for folder in _hierarchies():
-            (folder / self.group).mkdir(exist_ok=True)
+            group = folder / self.group
+            group.mkdir(exist_ok=True)
+            for file, weight in CPU_WEIGHTS.items():
+                if (group / file).exists():
+                    (group / file).write_text(weight)
 
     def inside(self, *command: str) -> list[str]:
         """The command as it runs in the namespaces."""

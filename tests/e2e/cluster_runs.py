@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import yaml
 
@@ -73,8 +74,8 @@ class ClusterRun(Run):
 
     def pods(self, selector: str = WORKER_SELECTOR) -> list[Object]:
         """The job's pods by name, those that are ending too."""
-        answer = json.loads(self.kubectl("get", "pods", "-l", selector, "-o", "json"))
-        found: list[Object] = answer["items"]
+        path = f"/api/v1/namespaces/{self.namespace}/pods?labelSelector={quote(selector)}"
+        found: list[Object] = json.loads(self.cluster.plane.ask(path))["items"]
         return sorted(found, key=lambda pod: str(pod["metadata"]["name"]))
 
     def _prefix(self) -> str:

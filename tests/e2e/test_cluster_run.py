@@ -5,12 +5,16 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 
+import pytest
+
 from tests.e2e.accounts import exactly_once
 from tests.e2e.cluster_runs import ClusterRun, wait_for_workers
 
 EPOCHS = 5
+LONGEST_S = 900
 
 
+@pytest.mark.timeout(LONGEST_S)
 def test_a_submitted_job_trains_in_pods(make_cluster_run: Callable[..., ClusterRun]) -> None:
     run = make_cluster_run("digits", epochs=EPOCHS)
     run.submit()
