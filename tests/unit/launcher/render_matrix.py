@@ -10,6 +10,9 @@ from collections.abc import Mapping
 from functools import cache
 from itertools import combinations
 from pathlib import Path
+from typing import Any
+
+import yaml
 
 from launcher.render import Object, pod_templates
 from launcher.request import Request
@@ -85,7 +88,7 @@ OPTIONS: dict[str, tuple[tuple[str, ...], ...]] = {
     "certificates": ((), ("job.ca_bundle=trust", "job.ca_bundle_key=bundle.pem")),
     "priority": ((), ("job.priority_class=train-normal",)),
     "duties": ((), ("job.deadline_s=86400", "job.hang_s=0", "job.restarts_allowed=0")),
-    "metrics": ((), ("log.metrics_port=0",)),
+    "metrics": ((), ("run.log.metrics_port=0",)),
     "marks": (
         (),
         ("job.pod_labels.azure.workload.identity/use=true", "job.pod_annotations.a.io/b=c d"),
@@ -168,30 +171,42 @@ def chosen(row: Row) -> Mapping[str, int]:
 
 
 def request(row: Row, name: str, folder: Path) -> Request:
-    """What a user would type for a row; patch files are written into the folder."""
-    words = [
-        word for choices, at in zip(OPTIONS.values(), row, strict=True) for word in choices[at]
-    ]
-    flags = {
-        word[2:].partition("=")[0]: word.partition("=")[2] for word in words if word[:2] == "--"
-    }
-    patch, backend = flags.get("patch"), flags.get("backend", "pytorchjob")
-    path = folder / backend / patch if patch else None
-    if path is not None and not path.exists():
-        path.parent.mkdir(exist_ok=True)
-        path.write_text(PATCHES[backend, path.name], encoding="utf-8")
+    """What a user would ask for with a row, as flags and a job file: it is written to the folder.
+
+    A file is read at once, where each override costs some milliseconds.
+    """
+    words = [word for option, at in chosen(row).items() for word in OPTIONS[option][at]]
+    flags = dict(word[2:].split("=", 1) for word in words if word[:2] == "--")
+    backend, patch = flags.get("backend", "pytorchjob"), flags.get("patch")
+    tree: dict[str, Any] = {"job": {}, "run": {"model": {"name": "senet154"}}}
+    for word in words:
+        if word[:2] != "--":
+            _put(tree, *word.split("=", 1))
+    if patch:
+        tree["patches"] = [f"{backend}-{patch}"]
+        (folder / f"{backend}-{patch}").write_text(PATCHES[backend, patch], encoding="utf-8")
+    file = folder / f"{name}.yaml"
+    file.write_text(yaml.safe_dump(tree), encoding="utf-8")
     return Request(
-        model="senet154",
+        model=str(file),
         name=name,
         backend=backend,
         queue=flags.get("queue", ""),
         gpus=int(flags["gpus"]),
         min_gpus=int(flags["min-gpus"]) if "min-gpus" in flags else None,
         max_gpus=int(flags["max-gpus"]) if "max-gpus" in flags else None,
-        patches=(str(path),) if path else (),
-        overrides=tuple(word for word in words if word[:2] != "--"),
         **GIVEN,
     )
+
+
+def _put(tree: dict[str, Any], key: str, value: str) -> None:
+    """Sets a dotted key; names of variables and labels have dots of their own."""
+    parts = key.split(".")
+    if parts[1] in ("env", "node_selector", "pod_annotations", "pod_labels"):
+        parts = key.split(".", 2)
+    for part in parts[:-1]:
+        tree = tree.setdefault(part, {})
+    tree[parts[-1]] = yaml.safe_load(value)
 
 
 def needs_privilege(row: Row) -> bool:

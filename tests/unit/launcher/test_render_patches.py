@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -15,20 +17,25 @@ from launcher.errors import UsageError
 from launcher.render import render
 from launcher.render.merge import MergeError, merge
 from launcher.request import Request
+from launcher.spec import JobSpec, read_patches
 from tests.unit.launcher.goldens import GIVEN, spec
 
 POD = "spec: {pytorchReplicaSpecs: {Worker: {template: {spec: {%s}}}}}"
 CONTAINER = "kind: PyTorchJob\n" + POD % "containers: [{name: pytorch, %s}]"
 
 
-def patched(folder: Path, *texts: str, **said: Any) -> list[dict[str, Any]]:
+@cache
+def unpatched(backend: str) -> JobSpec:
+    return spec(Request(model="senet154", name="a", gpus=64, backend=backend, **GIVEN))
+
+
+def patched(folder: Path, *texts: str, backend: str = "pytorchjob") -> list[dict[str, Any]]:
     files = []
     for number, text in enumerate(texts):
         file = folder / f"patch{number}.yaml"
         file.write_text(text, encoding="utf-8")
         files.append(str(file))
-    asked = {"model": "senet154", "name": "a", "gpus": 64} | GIVEN | said
-    return render(spec(Request(**asked, patches=tuple(files))))
+    return render(replace(unpatched(backend), patches=read_patches(files, Path())))
 
 
 def container(job: dict[str, Any]) -> dict[str, Any]:

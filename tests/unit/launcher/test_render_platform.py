@@ -20,6 +20,10 @@ from tests.unit.launcher.goldens import GIVEN, spec
 from tests.unit.launcher.render_matrix import OPTIONS, chosen, needs_privilege, rows
 
 Pod = dict[str, Any]
+EVERYTHING = [
+    word for choices in OPTIONS.values() for word in choices[-1] if word.startswith("job.")
+]
+"""The last choice of every option."""
 GPU_TOLERATION = {"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}
 
 
@@ -76,9 +80,8 @@ def test_both_pods_get_their_image_and_the_users_tolerations() -> None:
 
 
 def test_the_rendezvous_has_neither_gpus_nor_rights_nor_quota() -> None:
-    everything = [word for choices in OPTIONS.values() for word in choices[-1] if "--" not in word]
     plain = pods()[1]
-    asked = pods(*everything, queue="train")[1]
+    asked = pods(*EVERYTHING, queue="train")[1]
     grown = {key for key in asked["spec"] if asked["spec"][key] != plain["spec"].get(key)}
     # The last choice of "nodes" has no toleration.
     assert grown == {"containers", "imagePullSecrets", "priorityClassName"}
@@ -322,10 +325,9 @@ def test_settings_of_a_platform_serve_every_job_that_says_nothing_else() -> None
 
 
 def test_on_this_machine_only_the_users_variables_are_left() -> None:
-    everything = [word for choices in OPTIONS.values() for word in choices[-1] if "--" not in word]
     asked = {"model": "resnet18", "name": "a", "local": True, "data": "file:///d"}
     plain = render(spec(Request(**asked)))
-    words = (*everything, "job.env.NCCL_DEBUG=INFO")
+    words = (*EVERYTHING, "job.env.NCCL_DEBUG=INFO")
     with_all = render(spec(Request(**asked, overrides=tuple(w for w in words if "kueue" not in w))))
     env = variables(next(pod_templates(with_all[2]))[1])
     assert env["NCCL_DEBUG"] == "INFO"
