@@ -1,0 +1,172 @@
+"""Who may what in k8s/, asked and tried with each role's own token on a real API server."""
+
+from __future__ import annotations
+
+import urllib.error
+from collections.abc import Iterator
+
+import pytest
+
+from launcher.render import render, to_yaml
+from launcher.request import Request
+from tests.cluster.control_plane import ControlPlane
+from tests.cluster.kustomized import SYSTEM, TEAM, Person, apply, wait_for_pods
+from tests.unit.launcher.goldens import GIVEN, spec
+
+OTHER = "elsewhere"
+"""A namespace of somebody else."""
+
+
+@pytest.fixture(scope="module")
+def installed(plane: ControlPlane) -> Iterator[ControlPlane]:
+    """The cluster with k8s/base in it, and a foreign namespace."""
+    text = apply(plane, "base")
+    plane.kubectl("create", "namespace", OTHER)
+    yield plane
+    plane.kubectl("delete", "namespace", OTHER, "--wait=false")
+    plane.kubectl("delete", "--wait=false", "-f", "-", given=text)
+
+
+@pytest.fixture(scope="module")
+def people(installed: ControlPlane) -> dict[str, Person]:
+    """One of each role; the debugger has launcher-user as well, as the document says."""
+    roles = {
+        "viewer": ["launcher-viewer"],
+        "user": ["launcher-user"],
+        "debugger": ["launcher-user", "launcher-debugger"],
+    }
+    for name, its_roles in roles.items():
+        installed.kubectl("-n", TEAM, "create", "serviceaccount", name)
+        for role in its_roles:
+            account = f"--serviceaccount={TEAM}:{name}"
+            installed.kubectl(
+                "-n", TEAM, "create", "rolebinding", f"{name}-{role}", f"--role={role}", account
+            )
+    accounts = {name: (TEAM, name) for name in (*roles, "trainer")}
+    accounts["controller"] = (SYSTEM, "launcher-controller")
+    return {
+        who: Person(installed, installed.kubectl("-n", place, "create", "token", name).strip())
+        for who, (place, name) in accounts.items()
+    }
+
+
+ALL = ("viewer", "user", "debugger", "controller", "trainer")
+SEES = ("viewer", "user", "debugger", "controller")
+USES = ("user", "debugger")
+NOBODY: tuple[str, ...] = ()
+RIGHTS: dict[str, tuple[str, ...]] = {
+    "get pytorchjobs.kubeflow.org": SEES,
+    "list pytorchjobs.kubeflow.org": SEES,
+    "watch pytorchjobs.kubeflow.org": SEES,
+    "create pytorchjobs.kubeflow.org": USES,
+    "patch pytorchjobs.kubeflow.org": (*USES, "controller"),
+    "delete pytorchjobs.kubeflow.org": (*USES, "controller"),
+    "deletecollection pytorchjobs.kubeflow.org": NOBODY,
+    "patch pytorchjobs.kubeflow.org/status": NOBODY,
+    "get pytorchjobs.kubeflow.org/scale": ("viewer", *USES),
+    "patch pytorchjobs.kubeflow.org/scale": USES,
+    "create trainjobs.trainer.kubeflow.org": USES,
+    "list trainjobs.trainer.kubeflow.org": ("viewer", *USES),
+    "get pods": SEES,
+    "list pods": SEES,
+    "watch pods": SEES,
+    "create pods": NOBODY,
+    "patch pods": ("controller",),
+    "delete pods": (*USES, "controller"),
+    "get pods/log": ("viewer", *USES),
+    "create pods/exec": ("debugger",),
+    "get pods/exec": ("debugger",),
+    "create pods/attach": NOBODY,
+    "create pods/portforward": NOBODY,
+    "patch pods/ephemeralcontainers": NOBODY,
+    "list events": ("viewer", *USES),
+    "create events": ("controller",),
+    "get jobs.batch": SEES,
+    "create jobs.batch": USES,
+    "patch jobs.batch": (*USES, "controller"),
+    "delete jobs.batch": USES,
+    "list services": SEES,
+    "create services": USES,
+    "patch services": (*USES, "controller"),
+    "delete services": USES,
+    "list workloads.kueue.x-k8s.io": SEES,
+    "patch workloads.kueue.x-k8s.io": (*USES, "controller"),
+    "delete workloads.kueue.x-k8s.io": NOBODY,
+    "patch clusterqueues.kueue.x-k8s.io": NOBODY,
+    "get secrets": NOBODY,
+    "list secrets": NOBODY,
+    "get configmaps": NOBODY,
+    "create serviceaccounts/token": NOBODY,
+    "impersonate serviceaccounts": NOBODY,
+    "create rolebindings.rbac.authorization.k8s.io": NOBODY,
+    "patch namespaces": NOBODY,
+    "patch resourcequotas": NOBODY,
+    "patch networkpolicies.networking.k8s.io": NOBODY,
+    "patch deployments.apps": NOBODY,
+    "patch nodes": NOBODY,
+    "get leases.coordination.k8s.io": NOBODY,
+}
+"""Each call in the team's namespace, and who may."""
+
+
+@pytest.mark.parametrize("call", RIGHTS)
+def test_who_may_what_in_the_teams_namespace(call: str, people: dict[str, Person]) -> None:
+    assert tuple(who for who in ALL if people[who].may(call, TEAM)) == tuple(
+        who for who in ALL if who in RIGHTS[call]
+    )
+
+
+@pytest.mark.parametrize("call", RIGHTS)
+def test_rights_end_with_the_namespace_but_for_the_controller(
+    call: str, people: dict[str, Person]
+) -> None:
+    allowed = {who for who in ALL if people[who].may(call, OTHER)}
+    assert allowed == {"controller"} & set(RIGHTS[call])
+
+
+def test_the_controller_leads_by_a_lease_of_its_own_namespace(people: dict[str, Person]) -> None:
+    lease = "leases.coordination.k8s.io"
+    verbs = ("get", "create", "update", "patch", "delete")
+    own = [verb for verb in verbs if people["controller"].may(f"{verb} {lease}", SYSTEM)]
+    assert own == ["get", "create", "update"]
+    assert people["controller"].may("list nodes", "")
+    assert not people["user"].may("list nodes", "")
+
+
+def test_no_rule_has_a_wildcard_or_a_secret(people: dict[str, Person]) -> None:
+    for who, person in people.items():
+        for namespace in (TEAM, SYSTEM):
+            status = person.review("SelfSubjectRulesReview", {"namespace": namespace})
+            assert status["incomplete"] is False
+            for rule in status["resourceRules"]:
+                named = {*rule["verbs"], *rule["apiGroups"], *rule["resources"]}
+                assert "*" not in named, (who, rule)
+                assert not [each for each in named if each.startswith("secret")], (who, rule)
+
+
+def test_calls_are_answered_as_the_reviews_say(people: dict[str, Person]) -> None:
+    text = to_yaml(render(spec(Request(model="resnet18", name="mine", namespace=TEAM, **GIVEN))))
+    people["user"].kubectl("create", "-f", "-", given=text)
+    here = ("-n", TEAM)
+    assert "mine" in people["viewer"].kubectl(*here, "get", "pytorchjobs", "-o", "name")
+    assert "forbidden" in people["viewer"].refused(*here, "delete", "pytorchjob", "mine")
+    assert "forbidden" in people["user"].refused(*here, "get", "secrets")
+    assert "forbidden" in people["user"].refused("-n", OTHER, "get", "pytorchjobs")
+    assert "forbidden" in people["trainer"].refused(*here, "get", "pods")
+    people["user"].kubectl(*here, "scale", "pytorchjob", "mine", "--replicas=2")
+    # No node runs the pod: who may is told that, and who may not is told so.
+    wait_for_pods(people["user"].plane, "training.kubeflow.org/job-name=mine", 2, TEAM)
+    run = (*here, "exec", "mine-worker-0", "--", "true")
+    assert "forbidden" in people["user"].refused(*run)
+    assert "does not have a host assigned" in people["debugger"].refused(*run)
+    note = ("annotate", "pytorchjob", "mine", "launcher.dev/controller={}")
+    people["controller"].kubectl(*here, *note)
+    assert "forbidden" in people["controller"].refused(*here, "get", "secrets")
+    people["user"].kubectl(*here, "delete", "pytorchjob,job,service", "mine", "--ignore-not-found")
+    people["user"].kubectl(*here, "delete", "job,service", "mine-rendezvous")
+
+
+def test_a_token_is_needed(installed: ControlPlane) -> None:
+    stranger = Person(installed, "nobodys-token")
+    with pytest.raises(urllib.error.HTTPError, match="401"):
+        stranger.review("SelfSubjectRulesReview", {"namespace": TEAM})
