@@ -15,6 +15,7 @@ from tests.cluster.network import find_network
 from tests.cluster.node import Node, why_absent
 from tests.cluster.operator import Operator
 from tests.cluster.queue import Queue
+from tests.cluster.sandbox import can_unshare
 from tests.cluster.tools import ROOT, Unavailable
 
 CRD = ROOT / "k8s/base/crds/kubeflow.org_pytorchjobs.yaml.gz"
@@ -52,7 +53,7 @@ def make_cluster(folder: Path, with_node: bool = False, with_queue: bool = False
     for program in PROGRAMS:
         if shutil.which(program) is None:
             raise Unavailable(f"no program {program}")
-    if os.geteuid() != 0:
+    if os.geteuid() != 0 or not can_unshare("--mount"):
         raise Unavailable("the operator's webhook needs a mount namespace, which needs root")
     if with_node and (reason := why_absent()):
         raise Unavailable(reason)

@@ -21,7 +21,7 @@ from tests.cluster.control_plane import READY_S, ControlPlane
 from tests.cluster.images import PAUSE, write_images
 from tests.cluster.network import Network
 from tests.cluster.parts import NotReady
-from tests.cluster.sandbox import Sandbox
+from tests.cluster.sandbox import Sandbox, can_unshare
 from tests.cluster.tools import Unavailable
 
 PROGRAMS = ("containerd", "runc", "iptables", "ip", "nsenter", "unshare", "cc", "ldd")
@@ -43,6 +43,8 @@ def why_absent() -> str:
     for program in PROGRAMS:
         if shutil.which(program) is None:
             return f"a node needs the program {program}; Debian's packages: {PACKAGES}"
+    if not can_unshare("--mount", "--net", "--pid", "--fork"):
+        return "a node needs the right to make mount, network and process namespaces"
     if _plugins() is None:
         return "a node needs network plugins, which Debian has in containernetworking-plugins"
     return ""

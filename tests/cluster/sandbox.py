@@ -117,6 +117,11 @@ class Sandbox:
         _clear_groups(self.group)
 
 
+def can_unshare(*flags: str) -> bool:
+    """Whether such namespaces can be made here; in a container root may lack the right."""
+    return subprocess.run(["unshare", *flags, "true"], capture_output=True).returncode == 0
+
+
 def _clear_groups(name: str) -> None:
     ends_at = time.monotonic() + CLEAR_S
     for folder in _hierarchies():
