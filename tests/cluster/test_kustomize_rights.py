@@ -2,15 +2,36 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import subprocess
+import sys
+import time
 import urllib.error
+import urllib.request
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
+import yaml
 
 from launcher.render import render, to_yaml
 from launcher.request import Request
+from tests.cluster.cluster import running_cluster
 from tests.cluster.control_plane import ControlPlane
-from tests.cluster.kustomized import SYSTEM, TEAM, Person, apply, wait_for_pods
+from tests.cluster.kustomized import (
+    SYSTEM,
+    TEAM,
+    WAIT_S,
+    Object,
+    Person,
+    apply,
+    built,
+    wait_for_pods,
+)
+from tests.cluster.tools import Unavailable
+from tests.conftest import absent
+from tests.servers import free_ports
 from tests.unit.launcher.goldens import GIVEN, spec
 
 OTHER = "elsewhere"
@@ -18,13 +39,15 @@ OTHER = "elsewhere"
 
 
 @pytest.fixture(scope="module")
-def installed(plane: ControlPlane) -> Iterator[ControlPlane]:
-    """The cluster with k8s/base in it, and a foreign namespace."""
-    text = apply(plane, "base")
-    plane.kubectl("create", "namespace", OTHER)
-    yield plane
-    plane.kubectl("delete", "namespace", OTHER, "--wait=false")
-    plane.kubectl("delete", "--wait=false", "-f", "-", given=text)
+def installed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ControlPlane]:
+    """A cluster of its own, since other tests make roles of the same names, with k8s/base in it."""
+    try:
+        with running_cluster(tmp_path_factory.mktemp("rights") / "state") as cluster:
+            apply(cluster.plane, "base")
+            cluster.plane.kubectl("create", "namespace", OTHER)
+            yield cluster.plane
+    except Unavailable as error:
+        absent(str(error))
 
 
 @pytest.fixture(scope="module")
@@ -170,3 +193,69 @@ def test_a_token_is_needed(installed: ControlPlane) -> None:
     stranger = Person(installed, "nobodys-token")
     with pytest.raises(urllib.error.HTTPError, match="401"):
         stranger.review("SelfSubjectRulesReview", {"namespace": TEAM})
+
+
+def answers(address: str) -> bool:
+    with contextlib.suppress(OSError), urllib.request.urlopen(address, timeout=5) as answer:
+        return bool(answer.status == 200)
+    return False
+
+
+def container_of_the_deployment(plane: ControlPlane) -> Object:
+    objects = yaml.safe_load_all(built(plane, "base"))
+    deployment = next(each for each in objects if each["kind"] == "Deployment")
+    container: Object = deployment["spec"]["template"]["spec"]["containers"][0]
+    return container
+
+
+@contextlib.contextmanager
+def controller(person: Person, folder: Path) -> Iterator[Path]:
+    """Runs what the Deployment runs, with the person's token; gives its log. It ends with 0."""
+    container = container_of_the_deployment(person.plane)
+    (port,) = free_ports(1)
+    line = " ".join(container["args"])
+    values = {"$(POD_NAMESPACE)": SYSTEM, "$(POD_NAME)": "me", "port=8080": f"port={port}"}
+    for name, value in values.items():
+        assert name in line
+        line = line.replace(name, value)
+    config = yaml.safe_load(person.plane.kubeconfig.read_text(encoding="utf-8"))
+    config["users"][0]["user"] = {"token": person.token}
+    (folder / "kubeconfig").write_text(yaml.safe_dump(config))
+    log = folder / "log"
+    with open(log, "wb") as out:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "launcher", *line.split()],
+            env=os.environ | {"KUBECONFIG": str(folder / "kubeconfig")},
+            stdin=subprocess.DEVNULL,
+            stdout=out,
+            stderr=out,
+        )
+    try:
+        probes = [
+            container[f"{name}Probe"]["httpGet"]["path"] for name in ("liveness", "readiness")
+        ]
+        ends_at = time.monotonic() + WAIT_S
+        while not all(answers(f"http://127.0.0.1:{port}{path}") for path in probes):
+            assert time.monotonic() < ends_at, log.read_text()
+            time.sleep(0.2)
+        yield log
+    finally:
+        process.terminate()
+        code = process.wait(WAIT_S)
+    assert code == 0, log.read_text()
+
+
+def test_the_controller_works_with_the_deployments_arguments_and_its_own_rights(
+    people: dict[str, Person], installed: ControlPlane, tmp_path: Path
+) -> None:
+    text = to_yaml(render(spec(Request(model="resnet18", name="seen", namespace=TEAM, **GIVEN))))
+    people["user"].kubectl("create", "-f", "-", given=text)
+    with controller(people["controller"], tmp_path) as log:
+        # The rendezvous was applied by hand: its adoption needs rights on three kinds.
+        adopted = "--for=jsonpath={.metadata.ownerReferences[0].name}=seen"
+        for helper in ("job", "service"):
+            wait = ("wait", adopted, f"{helper}/seen-rendezvous", "--timeout=60s")
+            installed.kubectl("-n", TEAM, *wait)
+        holder = ("get", "lease", "launcher-controller", "-o", "jsonpath={.spec.holderIdentity}")
+        assert installed.kubectl("-n", SYSTEM, *holder) == "me"
+    assert "orbidden" not in log.read_text()
