@@ -16,6 +16,9 @@ from launcher.cluster.kinds import (
 )
 from launcher.errors import NotFound
 
+JOB_UID = "kueue.x-k8s.io/job-uid"
+"""Label by which Kueue finds the Workload of a job."""
+
 
 def labels_of(thing: Object) -> dict[str, str]:
     """The labels; empty where there are none."""
@@ -50,23 +53,18 @@ def events_of(api: Api, name: str) -> list[Object]:
     return api.listing(EVENT, fields=f"involvedObject.name={name}").items
 
 
-def workloads(api: Api) -> tuple[list[Object], Kind]:
+def workloads(api: Api, labels: str = "") -> tuple[list[Object], Kind]:
     """Kueue's Workloads and their kind, of the newest version there is. Raises NotFound."""
     try:
-        return api.listing(WORKLOAD).items, WORKLOAD
+        return api.listing(WORKLOAD, labels=labels).items, WORKLOAD
     except NotFound:
-        return api.listing(OLD_WORKLOAD).items, OLD_WORKLOAD
+        return api.listing(OLD_WORKLOAD, labels=labels).items, OLD_WORKLOAD
 
 
 def workload_of(api: Api, job: Object) -> tuple[Object, Kind] | None:
     """Kueue's Workload of a job and its kind; None before Kueue has seen it, and without Kueue."""
     try:
-        found, kind = workloads(api)
+        found, kind = workloads(api, f"{JOB_UID}={job['metadata']['uid']}")
     except NotFound:
         return None
-    uid = job["metadata"]["uid"]
-    for workload in found:
-        owners = workload["metadata"].get("ownerReferences", ())
-        if any(owner["uid"] == uid for owner in owners):
-            return workload, kind
-    return None
+    return (found[0], kind) if found else None
