@@ -7,19 +7,20 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
 from launcher import settings, spec
 from launcher.errors import UsageError
+from launcher.jobfile import read_job_file, recipes
 from launcher.request import Request
 from launcher.settings import Settings
-from launcher.spec import JobConfig, JobSpec, Patch, RendezvousConfig, Workers, read_patches
-from trainer.config import LogConfig, TrainConfig, dump, parse, section
+from launcher.spec import JobConfig, JobSpec, RendezvousConfig, Workers
+from trainer.config import LogConfig, TrainConfig, dump
+
+__all__ = ["PLACEHOLDER", "Resolved", "recipes", "resolve"]
 
 PLACEHOLDER = "MISSING"
 """Stands in a dry run where an image or an address has not been given."""
@@ -44,8 +45,9 @@ def resolve(
     default_checkpoints: gives a local run's folder by the job's name, where none was set.
     """
     _check_flags(request)
-    job, run, source, patches = _recipe(request)
-    job = _place(request, job, known)
+    asked = read_job_file(request)
+    run = asked.run
+    job = _place(request, asked.job, known)
     spec.check_platform(job)
     workers, ranks = _size(request, job)
     missing: list[str] = []
@@ -65,8 +67,8 @@ def resolve(
     run = dataclasses.replace(
         run, name=name, checkpoint=dataclasses.replace(run.checkpoint, address=address)
     )
-    resolved = JobSpec(name, job, workers, ranks, run, request.local, patches)
-    _check_together(resolved, source)
+    resolved = JobSpec(name, job, workers, ranks, run, request.local, asked.patches)
+    _check_together(resolved, asked.source)
     return Resolved(resolved, tuple(missing), tuple(_notes(resolved)))
 
 
@@ -86,23 +88,6 @@ def _for_this_machine(
         # A port belongs to the whole machine: two runs at once would meet there.
         run = dataclasses.replace(run, log=dataclasses.replace(run.log, metrics_port=0))
     return job, run
-
-
-@dataclass(frozen=True)
-class _JobPart:
-    """So that a job's keys are called job.KEY in files, overrides and errors."""
-
-    job: JobConfig = section(JobConfig, "how large, where, with which resources")
-
-
-def recipes() -> list[str]:
-    """Names of the packaged recipes."""
-    folder = resources.files("launcher").joinpath("jobs")
-    return sorted(
-        entry.name.removesuffix(".yaml")
-        for entry in folder.iterdir()
-        if entry.name.endswith(".yaml")
-    )
 
 
 def _check_flags(request: Request) -> None:
@@ -126,99 +111,6 @@ def _check_flags(request: Request) -> None:
 
 def _flag(field: str) -> str:
     return f"--{field.replace('_', '-')}"
-
-
-def _recipe(request: Request) -> tuple[JobConfig, TrainConfig, str, tuple[Patch, ...]]:
-    """Job, run, name and patches of a recipe or job file, with the overrides applied."""
-    import yaml
-
-    text, source = _recipe_text(request.model)
-    try:
-        tree = yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f" in line {mark.line + 1}" if mark else ""
-        raise UsageError(
-            f"{source} is not valid YAML{where}: {getattr(error, 'problem', None) or 'unreadable'}"
-        ) from error
-    if not isinstance(tree, dict) or set(tree) - {"job", "run", "patches"}:
-        raise UsageError(
-            f"{source} must hold the keys job and run (or one of them) and patches, nothing else"
-        )
-    for_job = [_whole(override) for override in request.overrides if override.startswith("job.")]
-    for_run = [override for override in request.overrides if not override.startswith("job.")]
-    for override in for_run:
-        if override.partition("=")[0] == "name":
-            raise UsageError(f"override {override!r}: a run is called as its job; give --name")
-    job = yaml.safe_dump({"job": _worded(tree.get("job") or {})})
-    run = yaml.safe_dump(tree.get("run") or {})
-    return (
-        parse(_JobPart, job, for_job, source=source, complete=False).job,
-        parse(TrainConfig, run, for_run, source=f"run of {source}", complete=False),
-        source,
-        _patches(request, tree.get("patches"), source),
-    )
-
-
-_MAPPINGS = ("env", "node_selector", "pod_annotations", "pod_labels")
-"""Keys of the job that hold names and texts."""
-
-
-def _whole(override: str) -> str:
-    """`job.env.A=b` as `job.env={"A": "b"}`: such names have dots, and the values are texts."""
-    for key in _MAPPINGS:
-        name, separator, value = override.removeprefix(f"job.{key}.").partition("=")
-        if override.startswith(f"job.{key}.") and separator and name:
-            return f"job.{key}={json.dumps({name: value})}"
-    return override
-
-
-def _worded(job: Any) -> Any:
-    """Truth values among texts as YAML has them: Python would say True."""
-    if not isinstance(job, dict):
-        return job
-    made = dict(job)
-    for key in _MAPPINGS:
-        if isinstance(made.get(key), dict):
-            made[key] = {
-                name: str(value).lower() if isinstance(value, bool) else value
-                for name, value in made[key].items()
-            }
-    return made
-
-
-def _patches(request: Request, of_file: Any, source: str) -> tuple[Patch, ...]:
-    """Those of the job file, whose paths are relative to it, then those of the command line."""
-    if of_file is not None and not (
-        isinstance(of_file, list) and all(isinstance(path, str) for path in of_file)
-    ):
-        raise UsageError(f"patches in {source} is {of_file!r}; give a list of paths")
-    beside = Path(request.model).parent
-    return (*read_patches(of_file or (), beside), *read_patches(request.patches, Path()))
-
-
-def _recipe_text(model: str) -> tuple[str, str]:
-    """Text and name of the file that `--model` means: a packaged recipe, or the path of a YAML."""
-    if model.endswith((".yaml", ".yml")) or "/" in model:
-        try:
-            return Path(model).read_text(encoding="utf-8"), model
-        except (OSError, UnicodeDecodeError) as error:
-            reason = getattr(error, "strerror", None) or "not UTF-8 text"
-            raise UsageError(
-                f"cannot read the job file {model}: {reason}; give --model a path or one of "
-                f"{', '.join(recipes())}"
-            ) from error
-    if model not in recipes():
-        import difflib
-
-        near = difflib.get_close_matches(model, recipes(), 1)
-        hint = f"did you mean {near[0]}? " if near else ""
-        raise UsageError(
-            f"--model {model!r} is no packaged recipe; {hint}known are {', '.join(recipes())}, "
-            "or give the path of a YAML file"
-        )
-    recipe = resources.files("launcher").joinpath("jobs", f"{model}.yaml")
-    return recipe.read_text(encoding="utf-8"), f"{model}.yaml"
 
 
 _LISTS = ("image_pull_secrets", "tolerations")
