@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -25,10 +26,14 @@ from launcher.controller.actions import (
 )
 from launcher.controller.memory import Memory, Progress, read, write
 from launcher.controller.view import View
-from launcher.errors import Conflict, NotFound
+from launcher.errors import Conflict, Forbidden, NotFound
 
 logger = logging.getLogger(__name__)
 
+AGAIN_S = 30.0
+"""A pod that is still there so long after its deletion is deleted again."""
+JOB_TRACKING = "batch.kubernetes.io/job-tracking"
+"""Finalizer of a Job's pods, which the Job takes away once they have ended."""
 PROGRESS_EVERY_S = 60
 """How often progress alone is written: another leader may know it so much later."""
 
@@ -43,6 +48,8 @@ class Hands:
     def __init__(self, api: Api, may_act: Callable[[], bool], count: Callable[[str], None]) -> None:
         """api: of the jobs' namespace. count: told the reason of each thing done."""
         self.api, self._may_act, self._count = api, may_act, count
+        self._deleted: dict[tuple[str, bool], float] = {}
+        """When a pod, by uid, was deleted or forced: it may take its time to go."""
 
     def carry_out(self, view: View, decision: Decision) -> Object | None:
         """Does it all. Returns the job as patched; None if it was not.
@@ -97,13 +104,47 @@ class Hands:
                 self._did(job, reason, message, is_warning)
 
     def _delete_pod(self, job: Object, action: DeletePod) -> None:
-        metadata = action.pod["metadata"]
+        metadata, now = action.pod["metadata"], time.monotonic()
+        key = (metadata["uid"], action.is_forced)
+        self._deleted = {k: at for k, at in self._deleted.items() if now - at < AGAIN_S}
+        if key in self._deleted:
+            return
         grace_s = 0 if action.is_forced else None
         try:
+            if action.is_forced and JOB_TRACKING in metadata.get("finalizers", ()):
+                self._fail_pod(action)
             self.api.delete(POD, metadata["name"], uid=metadata["uid"], grace_s=grace_s)
         except Conflict:
             return  # another pod has its name by now
+        self._deleted[key] = now
         self._did(job, action.reason, f"{metadata['name']}: {action.message}")
+
+    def _fail_pod(self, action: DeletePod) -> None:
+        """Says in the node's place that a Job's pod has ended: its Job waits for that, else for
+        ever. As a disruption, which the Job does not count."""
+        metadata = action.pod["metadata"]
+        if action.pod.get("status", {}).get("phase") in ("Succeeded", "Failed"):
+            return
+        kept = [
+            each
+            for each in action.pod.get("status", {}).get("conditions", ())
+            if each["type"] != "DisruptionTarget"
+        ]
+        condition = {
+            "type": "DisruptionTarget",
+            "status": "True",
+            "reason": "DeletionByLauncher",
+            "message": action.message,
+            "lastTransitionTime": _now(),
+        }
+        change = {
+            "metadata": {"uid": metadata["uid"]},  # else Conflict
+            "status": {"phase": "Failed", "conditions": [*kept, condition]},
+        }
+        try:
+            self.api.patch(POD, metadata["name"], change, subresource="status")
+        except Forbidden as error:  # deleted all the same; the Job goes on once its node is back
+            logger.warning("%s", error)
 
     def _adopt(self, job: Object, kind: Any, helper: Object) -> None:
         owner = {

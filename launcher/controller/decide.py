@@ -23,7 +23,7 @@ from launcher.controller.actions import (
     SuspendRendezvous,
     Tell,
 )
-from launcher.controller.memory import Memory, read
+from launcher.controller.memory import FIRST_STARTED, Memory, read
 from launcher.controller.observe import SAME_FAILURES, elapsed_s, forget, observe
 from launcher.controller.view import (
     UNREACHABLE,
@@ -242,7 +242,9 @@ def _is_at_rest(view: View, now: float) -> bool | None:
     )
     since = float(created_at(view.job)) + UNSTARTED_S - SETTLED_S
     for each in view.job.get("status", {}).get("conditions", ()):
-        if each["type"] == "Suspended" and each["status"] == "True" and view.started_at:
+        # The operator takes startTime away while a job is suspended.
+        has_run = view.started_at or view.notes.get(FIRST_STARTED)
+        if each["type"] == "Suspended" and each["status"] == "True" and has_run:
             since = seconds(each["lastTransitionTime"])
     return True if is_left and now - since > SETTLED_S else None
 

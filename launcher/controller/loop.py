@@ -180,9 +180,10 @@ class Controller:
         try:
             memory = self._recall(view)
             decision = decide(view, now, self.settings.node_grace_s, memory)
+            changed = self._hands_of(key[0]).carry_out(view, decision)
+            # Only now: what follows from progress, such as the end of a hang, is written with it.
             uid = view.job["metadata"]["uid"]
             self._progress[uid] = (decision.memory.stretch, decision.memory.progress)
-            changed = self._hands_of(key[0]).carry_out(view, decision)
             if changed is not None:
                 self._store.replace(view.job, changed)
         except NotLeading:

@@ -380,6 +380,18 @@ PAUSED = {"Suspended": NOW - SETTLED_S - 1}
         (job(suspended=True, conditions=PAUSED), [pod(0, phase="Failed")], False, True),
         (job(suspended=True, conditions={"Suspended": NOW - SETTLED_S}), [], False, None),
         (job(suspended=True, started=None, created=NOW - UNSTARTED_S), [], False, None),
+        (
+            job(
+                suspended=True,
+                conditions=PAUSED,
+                started=None,
+                created=NOW - 30,
+                first_started_at="2026-01-01T00:00:00Z",
+            ),
+            [],
+            False,
+            True,
+        ),
         (job(suspended=True, started=None, created=NOW - UNSTARTED_S - 1), [], False, True),
         (job(conditions={"Failed": NOW}), [], False, True),
         (job(conditions={"Succeeded": NOW}, completed=NOW), [], False, True),
