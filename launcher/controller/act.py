@@ -172,7 +172,11 @@ class Hands:
 
     def _deactivate(self, job: Object) -> None:
         found = workload_of(self.api, job)
-        if found is None or found[0]["spec"].get("active") is False:
+        if found is None:  # a queue is named, but there is no Kueue that would end the job
+            change = {"spec": {"runPolicy": {"suspend": True}}}
+            self.api.patch(PYTORCHJOB, job["metadata"]["name"], change)
+            return
+        if found[0]["spec"].get("active") is False:
             return
         name, kind = found[0]["metadata"]["name"], found[1]
         self.api.patch(kind, name, {"spec": {"active": False}})

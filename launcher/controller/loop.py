@@ -102,7 +102,9 @@ class Controller:
             raise self.failure
 
     def run_once(self) -> None:
-        """Looks at each job once. Raises Conflict while another controller leads."""
+        """Looks at each job once. Raises Conflict while another controller leads, and LauncherError
+        if something could not be done."""
+        failed = 0
         for watch in self._watches:
             watch.start()
         try:
@@ -117,12 +119,14 @@ class Controller:
                 view = self._store.view(key, time.time(), None)
                 if view is not None and _wants_reading(view):
                     self._readings[key] = (time.time(), scrape(addresses(view)))
-                self._look(key)
+                failed += not self._look(key)
                 self.elector.try_once()
             self.elector.release()
         finally:
             for watch in self._watches:
                 watch.stop()
+        if failed:
+            raise LauncherError(f"{failed} jobs could not be looked after; the log above says why")
 
     def healthz(self) -> tuple[int, str]:
         """Whether the loop turns."""
@@ -171,12 +175,13 @@ class Controller:
                     lambda future, key=key: self._scraped(key, future)  # type: ignore[misc]
                 )
 
-    def _look(self, key: Key) -> None:
-        """Decides about one job and acts. What fails is tried again at the next tick."""
+    def _look(self, key: Key) -> bool:
+        """Decides about one job and acts; what fails, and returns False, is due again at the next
+        tick."""
         now = time.time()
         view = self._store.view(key, now, self._reading(key, now))
         if view is None:
-            return
+            return True
         try:
             memory = self._recall(view)
             decision = decide(view, now, self.settings.node_grace_s, memory)
@@ -186,6 +191,7 @@ class Controller:
             self._progress[uid] = (decision.memory.stretch, decision.memory.progress)
             if changed is not None:
                 self._store.replace(view.job, changed)
+            return True
         except NotLeading:
             logger.info("%s/%s: not done: the lease is lost", *key)
         except Conflict as error:
@@ -196,6 +202,7 @@ class Controller:
         except Exception:  # one odd job must not keep the others from their due
             self.counters.count("Defect")
             logger.exception("%s/%s: defect of the controller", *key)
+        return False
 
     def _recall(self, view: View) -> Memory:
         """What the job's annotations say, and the progress read since they were written."""
@@ -276,7 +283,7 @@ class Controller:
 
     def _reading(self, key: Key, now: float) -> Reading | None:
         at, reading = self._readings.get(key, (0.0, None))
-        return reading if now - at <= READING_LASTS_S else None
+        return reading if now - at <= max(READING_LASTS_S, 3 * self.settings.tick_s) else None
 
     def _forget_gone(self, keys: set[Key]) -> None:
         for key in [key for key in self._readings if key not in keys]:

@@ -136,6 +136,15 @@ def test_what_starting_again_cannot_cure_ends_at_once(api: Api, running: Process
     assert job.ended() == "worker-1: model.name 'resnet19' is unknown"
 
 
+def test_a_job_whose_queue_nobody_serves_is_ended_all_the_same(api: Api, running: Process) -> None:
+    job = make_job(api, "a")
+    change = {"metadata": {"labels": {"kueue.x-k8s.io/queue-name": "nobodys"}}}
+    api.patch(PYTORCHJOB, "a", change)
+    run_pod(api, job.pods()[0], restarts=1, message="fatal: x")
+    assert job.ended() == "worker-0: x"
+    until(job.is_suspended, "suspended")
+
+
 def test_the_same_failure_again_and_again_ends_at_once(api: Api, running: Process) -> None:
     job = make_job(api, "a", restarts_allowed="100")
     pod = job.pods()[2]
