@@ -79,7 +79,13 @@ class Hands:
             }
             if not view.is_queued:
                 change["spec"] = {"runPolicy": {"suspend": True}}
-        changed = self.api.patch(PYTORCHJOB, view.name, change)
+        try:
+            changed = self.api.patch(PYTORCHJOB, view.name, change)
+        except Conflict:
+            changed = self.api.get(PYTORCHJOB, view.name)
+            known = changed["metadata"].get("annotations") or {}
+            if any(known.get(key) != value for key, value in notes.items()):
+                raise  # else it was done, and only the answer to it was lost
         if decision.ended_reason:
             self._did(view.job, "Ended", decision.ended_reason)
             if view.is_queued:

@@ -67,8 +67,8 @@ class Controller:
         self._store = Store(self._enqueue)
         self._beat_at = time.monotonic()
         self._hands: dict[str, Hands] = {}
-        self._progress: dict[str, tuple[str, Progress]] = {}
-        """By uid of the job: the stretch, and what was last read in it."""
+        self._progress: dict[Key, tuple[str, Progress]] = {}
+        """The stretch of the job, and what was last read in it."""
         self._readings: dict[Key, tuple[float, Reading]] = {}
         self._scraping: set[Key] = set()
         self._unsynced = 0
@@ -183,12 +183,11 @@ class Controller:
         if view is None:
             return True
         try:
-            memory = self._recall(view)
+            memory = self._recall(key, view)
             decision = decide(view, now, self.settings.node_grace_s, memory)
             changed = self._hands_of(key[0]).carry_out(view, decision)
             # Only now: what follows from progress, such as the end of a hang, is written with it.
-            uid = view.job["metadata"]["uid"]
-            self._progress[uid] = (decision.memory.stretch, decision.memory.progress)
+            self._progress[key] = (_stretch(view, decision.memory), decision.memory.progress)
             if changed is not None:
                 self._store.replace(view.job, changed)
             return True
@@ -204,11 +203,12 @@ class Controller:
             logger.exception("%s/%s: defect of the controller", *key)
         return False
 
-    def _recall(self, view: View) -> Memory:
+    def _recall(self, key: Key, view: View) -> Memory:
         """What the job's annotations say, and the progress read since they were written."""
         memory = read(view.notes)
-        stretch, progress = self._progress.get(view.job["metadata"]["uid"], ("", Progress()))
-        if stretch == memory.stretch and progress.at > memory.progress.at and not memory.is_closed:
+        stretch, progress = self._progress.get(key, ("", Progress()))
+        is_same = stretch == _stretch(view, memory) and not memory.is_closed
+        if is_same and progress.at > memory.progress.at:
             return replace(memory, progress=progress)
         return memory
 
@@ -286,8 +286,9 @@ class Controller:
         return reading if now - at <= max(READING_LASTS_S, 3 * self.settings.tick_s) else None
 
     def _forget_gone(self, keys: set[Key]) -> None:
-        for key in [key for key in self._readings if key not in keys]:
-            del self._readings[key]
+        for known in (self._readings, self._progress):
+            for key in [key for key in known if key not in keys]:
+                del known[key]
 
     def _hands_of(self, namespace: str) -> Hands:
         if namespace not in self._hands:
@@ -301,6 +302,11 @@ class Controller:
         return Api(
             self._api.transport, namespace, timeout_s=REQUEST_TIMEOUT_S, patience_s=patience_s
         )
+
+
+def _stretch(view: View, memory: Memory) -> str:
+    """Names this job, not another of its name, between two suspensions."""
+    return f"{view.job['metadata']['uid']} {memory.stretch}"
 
 
 def _wants_reading(view: View) -> bool:
