@@ -218,11 +218,13 @@ def uncordoned(run: ClusterRun) -> Iterator[None]:
         run.cluster.plane.kubectl("uncordon", NODE)
 
 
+# The kubelet starts a container again at once, but after its second end in ten minutes not before
+# 10 s: so a pod that was hit is replaced before it is hit again.
 LOSSES = (
     Loss("worker-0 deleted", delete_worker(0)),
+    Loss("torchrun killed in its pod", kill_agent),
     Loss("worker-1 deleted", delete_worker(1)),
     Loss("worker-1 gone with its node", lose_worker),
-    Loss("torchrun killed in its pod", kill_agent),
     Loss("rendezvous deleted", delete_rendezvous),
     Loss("worker-1 drained", drain),
     Loss("suspended, resumed", suspend_and_resume),
