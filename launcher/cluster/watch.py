@@ -29,6 +29,9 @@ WATCH_S = 240
 SILENCE_S = 60.0
 """Bookmarks come about once a minute; a connection that is silent for longer is tried anew."""
 FIRST_DELAY_S, MOST_DELAY_S = 0.2, 10.0
+REFUSED_S = 30.0
+"""An API server that starts refuses everybody until it has read who may what: whoever was let in
+before waits for so long until a refusal counts."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +69,9 @@ class Watch(threading.Thread):
         """By uid."""
         self.lists = 0
         """How often the collection was listed: once, and again for each 410."""
+        self.refused_s = REFUSED_S
+        self._refused_at = float("inf")
+        """When the refusals in a row began."""
         self._version = ""
         """Where the watch goes on from; empty: the collection has to be listed."""
         self._heard = 0
@@ -95,9 +101,8 @@ class Watch(threading.Thread):
                 logger.debug("%s: listed again: %s", self.kind.plural, error)
                 self._version = ""
             except (Forbidden, NotFound) as error:
-                if not self._stopping.is_set():
-                    self.fail(error)
-                return
+                if not self._outlasts(error):
+                    return
             except LauncherError as error:
                 logger.debug("%s: %s", self.kind.plural, error)
             # A server that ends each watch at once would otherwise be asked without a pause.
@@ -105,6 +110,17 @@ class Watch(threading.Thread):
                 delay_s = FIRST_DELAY_S
             self._stopping.wait(random.uniform(delay_s / 2, delay_s))
             delay_s = min(delay_s * 2, MOST_DELAY_S)
+
+    def _outlasts(self, error: LauncherError) -> bool:
+        """Whether a refusal may be that of a server which just starts; else tells `fail`."""
+        now = time.monotonic()
+        self._refused_at = min(self._refused_at, now)
+        if self.lists and now - self._refused_at < self.refused_s:
+            logger.debug("%s: refused for now: %s", self.kind.plural, error)
+            return True
+        if not self._stopping.is_set():
+            self.fail(error)
+        return False
 
     def _list(self) -> None:
         """Tells what differs from what was known."""
@@ -137,6 +153,7 @@ class Watch(threading.Thread):
         }
         path = self.kind.path(self.namespace)
         answer = self.api.stream(path, query, self.kind.plural, self.silence_s)
+        self._refused_at = float("inf")
         try:
             with self._lock:
                 self._answer = answer

@@ -428,6 +428,20 @@ def test_a_controller_that_was_paused_stops_acting(api: Api, kubeconfig: Path) -
         assert "lost lease" in one.said()
 
 
+def test_it_outlives_the_api_server(api: Api, kubeconfig: Path, cluster: Cluster) -> None:
+    job = make_job(api, "a", restarts_allowed="100")
+    pods = job.pods()
+    with controller(kubeconfig, api.namespace, "one") as one:
+        until(lambda: holder(api) == "one", "one leads")
+        for number in (1, 2):
+            cluster.plane.kill("kube-apiserver")
+            cluster.plane.start_apiserver()
+            run_pod(api, pods[number], restarts=1, message="x")
+            counted(job, number)
+        assert one.end() == 0
+        assert "Traceback" not in one.said()
+
+
 def test_once_looks_at_each_job_and_ends(api: Api, kubeconfig: Path) -> None:
     job = make_job(api, "a", restarts_allowed="0")
     run_pod(api, job.pods()[0], restarts=1, message="x")

@@ -235,11 +235,32 @@ def test_what_no_waiting_cures_ends_it(
     refusal: Step, name: str, is_listed: bool, server: ScriptedServer, listener: Listener
 ) -> None:
     server.script = [pods(5), refusal] if is_listed else [refusal]
+    listener.watch.refused_s = 0
     listener.watch.start()
     assert listener.next(1 + is_listed)[-1] == name
     listener.watch.join(PATIENT_S)
     assert not listener.watch.is_alive()
     assert listener.told.empty()
+
+
+def test_a_server_that_just_starts_may_refuse_for_a_while(
+    server: ScriptedServer, listener: Listener
+) -> None:
+    refusals = [status(403, "Forbidden"), status(401, "Unauthorized"), reply(404, "not found")]
+    go_on = stream(event("ADDED", "b", 7), end=hang(server))
+    server.script = [pods(5), *refusals, go_on]
+    listener.watch.start()
+    assert listener.next(2) == ["listed", "ADDED b 7"]
+    assert watched_from(server) == ["5"] * 4
+
+
+def test_refusals_that_stay_end_it(server: ScriptedServer, listener: Listener) -> None:
+    server.script = [pods(5), *[status(403, "Forbidden")] * 50]
+    listener.watch.refused_s = 1
+    started_at = time.monotonic()
+    listener.watch.start()
+    assert listener.next(2) == ["listed", "Forbidden"]
+    assert time.monotonic() - started_at > 1
 
 
 def test_stop_ends_a_watch_that_waits(server: ScriptedServer, listener: Listener) -> None:
