@@ -54,7 +54,7 @@ def controller(
 
     \b
     Examples:
-      launcher controller --all-namespaces --lease-namespace launcher-system
+      launcher controller --all-namespaces --lease-namespace webvision-system
       launcher controller -n ml --once
     """
     import logging

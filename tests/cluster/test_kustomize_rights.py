@@ -96,6 +96,7 @@ RIGHTS: dict[str, tuple[str, ...]] = {
     "create pods": NOBODY,
     "patch pods": ("controller",),
     "delete pods": (*USES, "controller"),
+    "patch pods/status": ("controller",),
     "get pods/log": ("viewer", *USES),
     "create pods/exec": ("debugger",),
     "get pods/exec": ("debugger",),
