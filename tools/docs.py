@@ -19,7 +19,7 @@ HELP_WIDTH = 100
 """Columns of a help text."""
 
 ROOMS = {
-    ".ci/run": "What CI calls: make test, nothing else",
+    ".ci/run": "What CI calls: missing packages, then make test",
     "docs/": "Configuration, command line, stored formats, metrics, measured figures",
     "examples/demo/": "make demo: data without a download, the driver, the audit of samples",
     "requirements/": "Locks with hashes: the launcher alone, and everything",
