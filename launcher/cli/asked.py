@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import functools
-import inspect
 import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-import typer
 
 from launcher.cli import options as opt
 from launcher.cli.manners import tell, warn
@@ -47,22 +43,13 @@ def _asked(
 
 
 def asking(command: Callable[..., None]) -> Callable[..., None]:
-    """The command as Typer sees it: in place of its Request, the options of `_asked`."""
-    asked = inspect.signature(_asked, eval_str=True).parameters
-    own = dict(inspect.signature(command, eval_str=True).parameters)
-    del own["request"]
+    """The command with the options of `_asked` in place of its Request."""
+    return opt.with_options(command, "request", _asked, _request, is_first=True)
 
-    @functools.wraps(command)
-    def parsed(context: typer.Context, **given: Any) -> None:
-        said = {key: given.pop(key) for key in asked}
-        said |= {key: tuple(said[key] or ()) for key in ("overrides", "patches")}
-        command(context, request=Request(**said), **given)
 
-    context = own.pop("context")
-    parameters = [context, *asked.values(), *own.values()]
-    parsed.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-    parsed.__annotations__ = {entry.name: entry.annotation for entry in parameters}
-    return parsed
+def _request(said: dict[str, Any]) -> Request:
+    said |= {key: tuple(said[key] or ()) for key in ("overrides", "patches")}
+    return Request(**said)
 
 
 def resolved(request: Request) -> Resolved:

@@ -9,7 +9,7 @@ import typer
 
 from launcher.cli import options as opt
 from launcher.cli.manners import confirm, seconds, tell
-from launcher.cli.places import Jobs, Place, jobs_of, on_cluster, placed
+from launcher.cli.places import Place, jobs_of, on_cluster, placed
 from launcher.errors import UsageError
 from launcher.status import ENDED, JobStatus
 
@@ -52,8 +52,8 @@ def suspend(context: typer.Context, job: opt.JobName, place: Place) -> None:
       launcher suspend senet154-1a2b3c
       launcher resume senet154-1a2b3c
     """
-    _only_cluster(place, context, job, "cancel it, and submit it again to go on")
-    on_cluster(place, context.obj, "suspend").suspend(job)
+    instead = "cancel it, and submit it again to go on"
+    on_cluster(place, context.obj, "suspend", job, instead).suspend(job)
     tell(f"{job} is suspended; go on with: launcher resume {job}")
 
 
@@ -64,8 +64,7 @@ def resume(context: typer.Context, job: opt.JobName, place: Place) -> None:
     Examples:
       launcher resume senet154-1a2b3c
     """
-    _only_cluster(place, context, job, "submit it again to go on")
-    on_cluster(place, context.obj, "resume").resume(job)
+    on_cluster(place, context.obj, "resume", job, "submit it again to go on").resume(job)
     tell(f"{job} goes on")
 
 
@@ -170,13 +169,3 @@ def _confirm(question: str, yes: bool, context: typer.Context) -> None:
     if not confirm(question, yes, context.obj):
         tell("left as it is")
         raise typer.Exit(1)
-
-
-def _only_cluster(place: Place, context: typer.Context, job: str, instead: str) -> None:
-    """A run on this machine has no queue to go back to."""
-    from launcher import local
-
-    jobs: Jobs = jobs_of(place, context.obj, job)
-    if jobs is local:
-        jobs.status(job)
-        raise UsageError(f"{job} runs on this machine; {instead}")

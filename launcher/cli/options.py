@@ -2,13 +2,44 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
 import os
 import signal
+from collections.abc import Callable
 from typing import Annotated, Any
 
 import typer
 
 from launcher.cli.manners import Output
+
+
+def with_options(
+    command: Callable[..., None],
+    parameter: str,
+    options: Callable[..., None],
+    make: Callable[[dict[str, Any]], Any],
+    *,
+    is_first: bool = False,
+) -> Callable[..., None]:
+    """The command as Typer sees it: in place of one parameter, the parameters of `options`.
+
+    make: that parameter's value of what was given. is_first: help lists them before the rest.
+    """
+    asked = inspect.signature(options, eval_str=True).parameters
+    own = dict(inspect.signature(command, eval_str=True).parameters)
+    del own[parameter]
+
+    @functools.wraps(command)
+    def parsed(**given: Any) -> None:
+        said = {key: given.pop(key) for key in asked}
+        command(**given, **{parameter: make(said)})
+
+    listed = (*asked.values(), *own.values()) if is_first else (*own.values(), *asked.values())
+    parameters = [entry.replace(kind=inspect.Parameter.KEYWORD_ONLY) for entry in listed]
+    parsed.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    parsed.__annotations__ = {entry.name: entry.annotation for entry in parameters}
+    return parsed
 
 
 def job_names(incomplete: str) -> list[str]:

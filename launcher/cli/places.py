@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import functools
-import inspect
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Protocol
 
 import typer
 
+from launcher.cli import options as opt
 from launcher.cli.manners import Manner
 from launcher.errors import UsageError
 from launcher.status import JobStatus
@@ -68,49 +67,48 @@ def _asked(
 
 
 def placed(command: Callable[..., None]) -> Callable[..., None]:
-    """The command as Typer sees it: in place of its Place, the options of `_asked`."""
-    asked = inspect.signature(_asked, eval_str=True).parameters
-    own = dict(inspect.signature(command, eval_str=True).parameters)
-    del own["place"]
+    """The command with the options of `_asked` in place of its Place."""
+    return opt.with_options(command, "place", _asked, _place)
 
-    @functools.wraps(command)
-    def parsed(**given: Any) -> None:
-        said = {key: given.pop(key) for key in asked}
-        if said["local"] and (said["namespace"] or said["kube_context"]):
-            raise UsageError("--local goes without --namespace and --context: they mean a cluster")
-        place = Place(said["namespace"], said["kube_context"], said["local"])
-        command(**given, place=place)
 
-    parameters = [
-        entry.replace(kind=inspect.Parameter.KEYWORD_ONLY)
-        for entry in (*own.values(), *asked.values())
-    ]
-    parsed.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-    parsed.__annotations__ = {entry.name: entry.annotation for entry in parameters}
-    return parsed
+def _place(said: dict[str, Any]) -> Place:
+    place = Place(said["namespace"], said["kube_context"], said["local"])
+    if place.local and (place.namespace or place.context):
+        raise UsageError("--local goes without --namespace and --context: they mean a cluster")
+    return place
 
 
 def jobs_of(place: Place, manner: Manner, name: str = "") -> Jobs:
     """The jobs meant. A name of a run on this machine means that run, unless a cluster is named."""
+    from launcher import local
+
+    return local if _is_here(place, name) else on_cluster(place, manner)
+
+
+def on_cluster(
+    place: Place, manner: Manner, verb: str = "", name: str = "", instead: str = ""
+) -> ClusterJobs:
+    """The jobs of a cluster. Raises UsageError where --local says otherwise, or there is none.
+
+    name: of the job that is meant; where that is a run on this machine, `instead` tells what to do.
+    """
     from launcher import cluster, local
 
-    if place.local:
-        return local
-    if not (place.namespace or place.context):
-        if name and local.is_known(name):
-            return local
-        if not cluster.is_configured():
-            return local
-    return on_cluster(place, manner)
-
-
-def on_cluster(place: Place, manner: Manner, verb: str = "") -> ClusterJobs:
-    """The jobs of a cluster. Raises UsageError where --local says otherwise, or there is none."""
-    from launcher import cluster
-
+    if name and _is_here(place, name):
+        local.status(name)
+        raise UsageError(f"{name} runs on this machine; {instead}")
     if place.local:
         raise UsageError(f"{verb or 'this'} is for jobs of a cluster; leave --local out")
     return cluster.jobs_on(api_of(place, manner))
+
+
+def _is_here(place: Place, name: str) -> bool:
+    """Whether this machine is meant."""
+    from launcher import cluster, local
+
+    if place.local or place.namespace or place.context:
+        return place.local
+    return (bool(name) and local.is_known(name)) or not cluster.is_configured()
 
 
 def api_of(place: Place, manner: Manner) -> Api:
