@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from launcher import errors
+from launcher.progress import METRICS_KEY
 from trainer import storage
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-METRICS_KEY = "metrics.jsonl"
 FORMATS = (".png", ".svg")
 
 Line = dict[str, Any]

@@ -17,15 +17,15 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from launcher.cluster import marks
 from launcher.cluster.client import Api
+from launcher.cluster.fields import index_of, labels_of, restarts_of
 from launcher.cluster.jobs import Jobs
 from launcher.cluster.kinds import JOB, POD, SERVICE, Object
 from launcher.cluster.logs import logs
-from launcher.cluster.objects import events_of, labels_of, pods_of, workload_of
+from launcher.cluster.objects import events_of, pods_of, workload_of
 from launcher.cluster.stacks import request_stacks
 from launcher.errors import LauncherError
-from launcher.spec import JOB_LABEL
+from launcher.spec import JOB_LABEL, QUEUE_LABEL
 from launcher.yamltext import to_yaml
 
 LOG_LINES = 20_000
@@ -59,14 +59,14 @@ def bundle(api: Api, name: str, out: Path, say: Callable[[str], None]) -> list[s
     add("rendezvous.yaml", lambda: _yaml(_rendezvous(api, name)))
     add("pods.yaml", lambda: _yaml(_all_pods(api, name)))
     add("events.json", lambda: json.dumps(_events(api, name), indent=2))
-    if marks.QUEUE in labels_of(job):
+    if QUEUE_LABEL in labels_of(job):
         add("workload.yaml", lambda: _yaml(list((workload_of(api, job) or ())[:1])))
     add("stacks.txt", lambda: request_stacks(api, pods_of(api, name)))
     for pod in pods_of(api, name):
-        index = marks.index_of(pod)
+        index = index_of(pod)
         for previous in (False, True):
             end = ".previous.log" if previous else ".log"
-            if previous and not _has_restarted(pod):
+            if previous and not restarts_of(pod):
                 continue
             add(f"logs/worker-{index}{end}", partial(_log, api, name, index, previous))
     if missing:
@@ -120,11 +120,6 @@ def _log(api: Api, name: str, index: int, previous: bool) -> str:
 
 def _without_user(text: str) -> str:
     return _URL_USER.sub(rf"\1{BLOT}@", text)
-
-
-def _has_restarted(pod: Object) -> bool:
-    statuses = pod.get("status", {}).get("containerStatuses", ())
-    return any(each.get("restartCount") for each in statuses)
 
 
 def _write(out: Path, parts: dict[str, str]) -> None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from launcher.cluster.client import Api
+from launcher.cluster.fields import held
 from launcher.cluster.kinds import EVENT, JOB, NODE, POD, PYTORCHJOB, SERVICE, Kind
 from launcher.cluster.objects import workloads
 from launcher.cluster.state import GPU
@@ -104,7 +105,7 @@ def _nodes(api: Api) -> tuple[Result, str]:
     except Forbidden:
         return "warning", "nodes may not be listed by this user"
     gpus = sum(int(node.get("status", {}).get("allocatable", {}).get(GPU, 0)) for node in nodes)
-    lost = [node["metadata"]["name"] for node in nodes if not _is_ready(node)]
+    lost = [node["metadata"]["name"] for node in nodes if held(node, "Ready") is None]
     detail = f"{len(nodes)} nodes, {gpus} GPUs ({GPU})"
     if lost:
         return "warning", f"{detail}; not ready: {', '.join(lost[:5])}"
@@ -127,7 +128,11 @@ def _stranded(api: Api) -> tuple[Result, str]:
     """Pods of jobs on nodes that are gone: the operator waits for them (kubeflow/trainer#1570)."""
     pods = api.listing(POD, labels=JOB_LABEL).items
     try:
-        ready = {node["metadata"]["name"] for node in api.listing(NODE).items if _is_ready(node)}
+        ready = {
+            node["metadata"]["name"]
+            for node in api.listing(NODE).items
+            if held(node, "Ready") is not None
+        }
     except Forbidden:
         return "warning", "nodes may not be listed by this user"
     lost = [
@@ -142,9 +147,3 @@ def _stranded(api: Api) -> tuple[Result, str]:
             f"{', '.join(lost[:5])} on nodes that are not ready; `launcher controller` frees them"
         )
     return "ok", f"none of {len(pods)} pods"
-
-
-def _is_ready(node: dict[str, object]) -> bool:
-    status = node.get("status")
-    conditions = status.get("conditions", ()) if isinstance(status, dict) else ()
-    return any(each["type"] == "Ready" and each["status"] == "True" for each in conditions)

@@ -11,15 +11,16 @@ from typing import Any
 
 from launcher.cluster import marks
 from launcher.cluster.client import Api
+from launcher.cluster.fields import held, labels_of
 from launcher.cluster.kinds import JOB, POD, PYTORCHJOB, SERVICE, TRAINJOB, Kind, Object
 from launcher.cluster.logs import logs
-from launcher.cluster.objects import events_of, find_job, labels_of, pods_of, workload_of
+from launcher.cluster.objects import events_of, find_job, pods_of, workload_of
 from launcher.cluster.state import read_status
 from launcher.cluster.submit import submit, wait_gone
 from launcher.cluster.trainjobs import seen, suspension
 from launcher.cluster.watch import Change, Watch
 from launcher.errors import Conflict, LauncherError, NotFound, TimedOut, UsageError
-from launcher.spec import JOB_LABEL
+from launcher.spec import JOB_LABEL, QUEUE_LABEL
 from launcher.status import ENDED, JobStatus
 
 PODS_ASKED = 3
@@ -67,7 +68,7 @@ class Jobs:
         for pod in waiting[:PODS_ASKED]:
             events += events_of(self.api, pod["metadata"]["name"])
         workload = None
-        if marks.QUEUE in labels_of(job):
+        if QUEUE_LABEL in labels_of(job):
             workload = (workload_of(self.api, job) or ({}, None))[0]
         now = datetime.now(UTC)
         return read_status(seen(job, kind), pods, now, events=events, workload=workload)
@@ -79,8 +80,7 @@ class Jobs:
             return found
         import difflib
 
-        self.api.listing(PYTORCHJOB)  # tells an absent operator, or missing rights, apart
-        names = [job.name for job in self.list_jobs()]
+        names = [job.name for job in self.list_jobs()]  # NotFound too where no operator is
         near = difflib.get_close_matches(name, names, 1)
         hint = f"did you mean {near[0]}?" if near else f"jobs: {', '.join(names[:10]) or 'none'}"
         raise NotFound(f"no job {name!r} in namespace {self.api.namespace} ({hint})")
@@ -123,7 +123,7 @@ class Jobs:
         )
         change: dict[str, Any] = {"metadata": {"annotations": cleared}}
         _suspend_rendezvous(self.api, name, False)
-        if marks.QUEUE in labels_of(job):
+        if QUEUE_LABEL in labels_of(job):
             self.api.patch(kind, name, change)
             _activate(self.api, job, True)
         else:
@@ -235,7 +235,7 @@ def _stop(api: Api, job: Object, kind: Kind, notes: dict[str, str]) -> None:
     """Asks the operator to end the pods, or Kueue, which alone may suspend what it admits."""
     name = job["metadata"]["name"]
     change: dict[str, Any] = {"metadata": {"annotations": notes}}
-    if marks.QUEUE in labels_of(job):
+    if QUEUE_LABEL in labels_of(job):
         api.patch(kind, name, change)
         _activate(api, job, False)
         return
@@ -274,11 +274,8 @@ def _wait_left(api: Api, job: Object, grace_s: float | None) -> None:
 def _suspend_rendezvous(api: Api, name: str, wanted: bool) -> None:
     """A store of its own for each stretch of a run: a closed round in the old one would remain."""
     for job in api.listing(JOB, labels=f"{JOB_LABEL}={name}").items:
-        finished = any(
-            each["type"] in ("Complete", "Failed") and each["status"] == "True"
-            for each in job.get("status", {}).get("conditions", ())
-        )
-        if not finished and bool(job["spec"].get("suspend")) is not wanted:
+        is_over = held(job, "Complete", "Failed") is not None
+        if not is_over and bool(job["spec"].get("suspend")) is not wanted:
             api.patch(JOB, job["metadata"]["name"], {"spec": {"suspend": wanted}})
 
 

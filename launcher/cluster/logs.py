@@ -7,10 +7,9 @@ import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from launcher.cluster import marks
 from launcher.cluster.client import Api
+from launcher.cluster.fields import index_of, restarts_of, trainer_statuses
 from launcher.cluster.kinds import POD, Object
-from launcher.cluster.marks import index_of
 from launcher.cluster.objects import container_of, find_job, pods_of
 from launcher.cluster.state import condition
 from launcher.cluster.trainjobs import seen
@@ -177,13 +176,10 @@ class _Now:
             return cls(0, False, False)  # the server is away; the pod may well be there
         if found is None or found["metadata"]["uid"] != metadata["uid"]:
             return None
-        status = found.get("status", {})
-        states = [
-            each for each in status.get("containerStatuses", ()) if each["name"] in marks.CONTAINERS
-        ]
+        states = trainer_statuses(found)
         has_started = any("waiting" not in each.get("state", {"waiting": {}}) for each in states)
-        restarts = sum(each.get("restartCount", 0) for each in states)
-        return cls(restarts, has_started, status.get("phase") in ("Succeeded", "Failed"))
+        is_over = found.get("status", {}).get("phase") in ("Succeeded", "Failed")
+        return cls(restarts_of(found), has_started, is_over)
 
 
 def _chosen(pods: list[Object], worker: int | None) -> list[Object]:

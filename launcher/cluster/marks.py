@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from launcher.spec import DOMAIN
 
 SUBMISSION = f"{DOMAIN}/submission"
@@ -25,14 +23,7 @@ JOBSET_NAME = "jobset.sigs.k8s.io/jobset-name"
 REPLICA_INDEX = "training.kubeflow.org/replica-index"
 COMPLETION_INDEX = "batch.kubernetes.io/job-completion-index"
 """A worker's number, likewise."""
-QUEUE = "kueue.x-k8s.io/queue-name"
 CONTAINER = "pytorch"
 """The training operator wants the trainer's container called so."""
 CONTAINERS = (CONTAINER, "node")
 """And Trainer v2 the second."""
-
-
-def index_of(pod: dict[str, Any]) -> int:
-    """A worker's number; 0 for a pod that is no worker."""
-    labels: dict[str, str] = pod["metadata"].get("labels") or {}
-    return int(labels.get(REPLICA_INDEX) or labels.get(COMPLETION_INDEX) or 0)

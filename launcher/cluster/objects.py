@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from launcher.cluster import marks
 from launcher.cluster.client import Api
+from launcher.cluster.fields import index_of
 from launcher.cluster.kinds import (
     EVENT,
     OLD_WORKLOAD,
@@ -20,12 +21,6 @@ JOB_UID = "kueue.x-k8s.io/job-uid"
 """Label by which Kueue finds the Workload of a job."""
 
 
-def labels_of(thing: Object) -> dict[str, str]:
-    """The labels; empty where there are none."""
-    labels: dict[str, str] = thing["metadata"].get("labels") or {}
-    return labels
-
-
 def find_job(api: Api, name: str) -> tuple[Object, Kind] | None:
     """A job and its kind; None where there is none of that name, or no operator that knows one."""
     for kind in (PYTORCHJOB, TRAINJOB):
@@ -39,7 +34,7 @@ def pods_of(api: Api, name: str) -> list[Object]:
     """The workers' pods of a job, by index."""
     pods = api.listing(POD, labels=f"{marks.JOB_NAME}={name}").items
     pods = pods or api.listing(POD, labels=f"{marks.JOBSET_NAME}={name}").items
-    return sorted(pods, key=marks.index_of)
+    return sorted(pods, key=index_of)
 
 
 def container_of(pod: Object) -> str:

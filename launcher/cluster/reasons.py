@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from launcher.cluster.fields import held, trainer_statuses
 from launcher.cluster.kinds import Object
 from launcher.cluster.marks import COMPLETION_INDEX, CONTAINERS, REPLICA_INDEX
 
@@ -60,16 +61,15 @@ def of_pod(pod: Object, is_named: bool = True) -> str:
             if condition.get("reason") == "SchedulingGated":
                 return f"{who} waits for its scheduling gates to be removed"
             return f"{who} cannot be placed: {_line(condition.get('message', ''))}"
-    for container in _containers(status):
+    for container in _containers(pod):
         text = _of_container(container, pod, who)
         if text:
             return text
     if status.get("phase") == "Failed" and status.get("reason"):
         return f"{who} was ended ({status['reason']}): {_line(status.get('message', ''))}"
-    for condition in status.get("conditions", ()):
-        if condition["type"] == "DisruptionTarget" and condition["status"] == "True":
-            why = condition.get("reason", "")
-            return f"{who} is being moved away ({why}): {_line(condition.get('message', ''))}"
+    if moved := held(pod, "DisruptionTarget"):
+        why = moved.get("reason", "")
+        return f"{who} is being moved away ({why}): {_line(moved.get('message', ''))}"
     return ""
 
 
@@ -101,15 +101,13 @@ def of_workload(workload: Object) -> str:
 
 def of_condition(job: Object) -> str:
     """What the operator says of a failed job, where no pod tells more."""
-    for condition in job.get("status", {}).get("conditions", ()):
-        if condition["type"] == "Failed" and condition["status"] == "True":
-            return _line(condition.get("message", ""))
-    return ""
+    failed = held(job, "Failed")
+    return _line(failed.get("message", "")) if failed else ""
 
 
 def last_end(pod: Object) -> str:
     """Why the trainer's container of a pod last ended: its own words, else what the kubelet saw."""
-    for container in _containers(pod.get("status", {})):
+    for container in _containers(pod):
         for state in (container.get("state", {}), container.get("lastState", {})):
             ended = state.get("terminated")
             if ended and (ended.get("exitCode") or ended.get("message")):
@@ -165,11 +163,8 @@ def _memory_limit(pod: Object) -> str:
     return ""
 
 
-def _containers(status: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    return [
-        *status.get("initContainerStatuses", ()),
-        *(each for each in status.get("containerStatuses", ()) if each["name"] in CONTAINERS),
-    ]
+def _containers(pod: Object) -> list[Mapping[str, Any]]:
+    return [*pod.get("status", {}).get("initContainerStatuses", ()), *trainer_statuses(pod)]
 
 
 def _newest_first(events: Sequence[Object]) -> list[Object]:

@@ -7,9 +7,9 @@ from datetime import UTC, datetime
 from typing import Any
 
 from launcher.cluster import marks, reasons
+from launcher.cluster.fields import held, index_of, labels_of, restarts_of, trainer_statuses
 from launcher.cluster.kinds import Object
-from launcher.cluster.marks import index_of
-from launcher.spec import CHECKPOINTS_ANNOTATION, MODEL_ANNOTATION
+from launcher.spec import CHECKPOINTS_ANNOTATION, MODEL_ANNOTATION, QUEUE_LABEL
 from launcher.status import Event, JobState, JobStatus, WorkerState, WorkerStatus
 
 GPU = "nvidia.com/gpu"
@@ -41,7 +41,7 @@ def read_status(
     least = elastic.get("minReplicas", desired)
     state = state_of(job, mine, running, least)
     kept = int(notes.get(marks.RESTARTS, 0))
-    restarts = max(kept, sum(_restarts(pod) for pod in mine))
+    restarts = max(kept, sum(restarts_of(pod) for pod in mine))
     return JobStatus(
         name=metadata["name"],
         backend="kubernetes",
@@ -61,7 +61,7 @@ def read_status(
         workers=tuple(_worker(pod) for pod in mine),
         events=tuple(map(_event, sorted(events, key=_event_time)))[-EVENTS_SHOWN:],
         namespace=metadata["namespace"],
-        queue=(metadata.get("labels") or {}).get(marks.QUEUE, ""),
+        queue=labels_of(job).get(QUEUE_LABEL, ""),
         gpus=running * gpus_of(worker["template"]["spec"]),
     )
 
@@ -80,7 +80,7 @@ def state_of(job: Object, pods: Sequence[Object], running: int, least: int) -> J
     """One word for where a job stands."""
     notes = job["metadata"].get("annotations") or {}
     held, asked = condition(job), job["spec"].get("runPolicy", {}).get("suspend", False)
-    queue = (job["metadata"].get("labels") or {}).get(marks.QUEUE)
+    queue = labels_of(job).get(QUEUE_LABEL)
     if held in ("Failed", "Succeeded"):
         return "Failed" if held == "Failed" else "Succeeded"
     if asked and not running:
@@ -102,11 +102,7 @@ def is_running(pod: Object) -> bool:
     """Whether a pod's trainer container runs and is not being ended."""
     if pod["metadata"].get("deletionTimestamp"):
         return False
-    return any(
-        "running" in each.get("state", {})
-        for each in pod.get("status", {}).get("containerStatuses", ())
-        if each["name"] in marks.CONTAINERS
-    )
+    return any("running" in each.get("state", {}) for each in trainer_statuses(pod))
 
 
 def gpus_of(pod_spec: Object) -> int:
@@ -149,7 +145,7 @@ def _worker(pod: Object) -> WorkerStatus:
         index=index_of(pod),
         state=_worker_state(pod),
         pid=None,
-        restarts=_restarts(pod),
+        restarts=restarts_of(pod),
         started_at=status.get("startTime"),
         reason=reasons.of_pod(pod, is_named=False) or reasons.last_end(pod),
         node=pod.get("spec", {}).get("nodeName", ""),
@@ -170,14 +166,6 @@ def _worker_state(pod: Object) -> WorkerState:
     return words.get(phase, "Pending")
 
 
-def _restarts(pod: Object) -> int:
-    return sum(
-        each.get("restartCount", 0)
-        for each in pod.get("status", {}).get("containerStatuses", ())
-        if each["name"] in marks.CONTAINERS
-    )
-
-
 def _is_crashing(pod: Object) -> bool:
     return any(
         each.get("state", {}).get("waiting", {}).get("reason") == "CrashLoopBackOff"
@@ -188,12 +176,8 @@ def _is_crashing(pod: Object) -> bool:
 def _worker_s(pod: Object, now: datetime) -> float:
     """From its placing to its end, or until now: what a budget is charged for a pod that exists."""
     status = pod.get("status", {})
-    placed = [
-        each
-        for each in status.get("conditions", ())
-        if each["type"] == "PodScheduled" and each["status"] == "True"
-    ]
-    if not placed:
+    placed = held(pod, "PodScheduled")
+    if placed is None:
         return 0.0
     ends = [
         each["state"]["terminated"]["finishedAt"]
@@ -202,7 +186,7 @@ def _worker_s(pod: Object, now: datetime) -> float:
     ]
     is_over = status.get("phase") in ("Succeeded", "Failed") and ends
     end = max(map(moment, ends)) if is_over else now
-    return max(0.0, (end - moment(placed[0]["lastTransitionTime"])).total_seconds())
+    return max(0.0, (end - moment(placed["lastTransitionTime"])).total_seconds())
 
 
 def _ended_at(job: Object, state: JobState) -> str | None:
@@ -213,9 +197,8 @@ def _ended_at(job: Object, state: JobState) -> str | None:
         return None
     if status.get("completionTime"):
         return str(status["completionTime"])
-    for each in status.get("conditions", ()):
-        if each["type"] == state and each["status"] == "True":
-            return str(each["lastTransitionTime"])
+    if ended := held(job, state):
+        return str(ended["lastTransitionTime"])
     return notes.get(marks.ENDED_AT)
 
 

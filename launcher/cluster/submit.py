@@ -20,7 +20,7 @@ from launcher.cluster.kinds import JOB, Kind, Object, kind_of
 from launcher.cluster.state import read_status
 from launcher.cluster.trainjobs import seen
 from launcher.errors import Conflict, LauncherError, Rejected, TimedOut
-from launcher.spec import JOB_LABEL
+from launcher.spec import JOB_LABEL, QUEUE_LABEL
 from launcher.status import ENDED, JobStatus
 
 GONE_TIMEOUT_S = 60.0
@@ -40,7 +40,7 @@ def submit(api: Api, objects: Sequence[Object], say: Callable[[str], None] = pri
     _make_room(api, kind, job, others, say)
     submission = uuid.uuid4().hex
     job["metadata"].setdefault("annotations", {})[marks.SUBMISSION] = submission
-    is_queued = marks.QUEUE in job["metadata"].get("labels", {})
+    is_queued = QUEUE_LABEL in job["metadata"].get("labels", {})
     if not is_queued:
         _suspend_field(job)["suspend"] = True
     before = [thing for thing in others if kind_of(thing).name == "TrainingRuntime"]

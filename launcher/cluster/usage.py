@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from launcher.cluster.client import Api
+from launcher.cluster.fields import held, labels_of
 from launcher.cluster.kinds import NODE, POD, Object
-from launcher.cluster.objects import labels_of
 from launcher.cluster.state import GPU, gpus_of
 from launcher.errors import Forbidden
 from launcher.spec import BUDGET_LABEL, JOB_LABEL
@@ -98,10 +98,7 @@ def by_node(nodes: Sequence[Object], pods: Sequence[Object]) -> tuple[NodeUsage,
         gpus = int(status.get("allocatable", {}).get(GPU, 0))
         if not gpus:
             continue
-        is_ready = any(
-            each["type"] == "Ready" and each["status"] == "True"
-            for each in status.get("conditions", ())
-        )
+        is_ready = held(node, "Ready") is not None
         product = labels_of(node).get("nvidia.com/gpu.product", "")
         found.append(NodeUsage(name, is_ready, product, gpus, used.get(name, 0)))
     return tuple(sorted(found, key=lambda node: node.name))

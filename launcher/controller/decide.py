@@ -11,6 +11,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 
 from launcher.cluster import marks, reasons
+from launcher.cluster.fields import held
 from launcher.cluster.kinds import JOB, SERVICE, Kind, Object
 from launcher.cluster.state import read_status
 from launcher.controller.actions import (
@@ -223,7 +224,7 @@ def _rendezvous(view: View, now: float) -> Iterator[SuspendRendezvous]:
     if wanted is None:
         return
     for helper in view.helpers:
-        if _kind(helper) is not JOB or _is_complete(helper):
+        if _kind(helper) is not JOB or held(helper, "Complete", "Failed"):
             continue
         if bool(helper["spec"].get("suspend")) is not wanted:
             yield SuspendRendezvous(helper, wanted)
@@ -241,11 +242,11 @@ def _is_at_rest(view: View, now: float) -> bool | None:
         if index_of(pod) is not None
     )
     since = float(created_at(view.job)) + UNSTARTED_S - SETTLED_S
-    for each in view.job.get("status", {}).get("conditions", ()):
-        # The operator takes startTime away while a job is suspended.
-        has_run = view.started_at or view.notes.get(FIRST_STARTED)
-        if each["type"] == "Suspended" and each["status"] == "True" and has_run:
-            since = seconds(each["lastTransitionTime"])
+    # The operator takes startTime away while a job is suspended.
+    has_run = view.started_at or view.notes.get(FIRST_STARTED)
+    suspended = held(view.job, "Suspended")
+    if suspended and has_run:
+        since = seconds(suspended["lastTransitionTime"])
     return True if is_left and now - since > SETTLED_S else None
 
 
@@ -276,13 +277,6 @@ def _staying(view: View) -> list[Object]:
 
 def _kind(helper: Object) -> Kind:
     return JOB if helper["kind"] == "Job" else SERVICE
-
-
-def _is_complete(helper: Object) -> bool:
-    return any(
-        each["type"] in ("Complete", "Failed") and each["status"] == "True"
-        for each in helper.get("status", {}).get("conditions", ())
-    )
 
 
 def _line(text: str) -> str:

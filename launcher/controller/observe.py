@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+from launcher.cluster.fields import held
 from launcher.cluster.kinds import Object
 from launcher.controller.memory import Memory, Progress, Worker
 from launcher.controller.view import (
@@ -69,10 +70,8 @@ def _follow_stretch(memory: Memory, view: View) -> Memory:
 
 
 def _suspended_at(job: Object) -> str:
-    for each in job.get("status", {}).get("conditions", ()):
-        if each["type"] == "Suspended" and each["status"] == "True":
-            return str(each["lastTransitionTime"])
-    return ""
+    found = held(job, "Suspended")
+    return str(found["lastTransitionTime"]) if found else ""
 
 
 def forget(memory: Memory) -> Memory:

@@ -7,8 +7,8 @@ from collections import defaultdict
 from collections.abc import Callable
 from typing import TypeVar
 
+from launcher.cluster.fields import labels_of
 from launcher.cluster.kinds import JOB, NODE, POD, PYTORCHJOB, SERVICE, Kind, Object
-from launcher.cluster.objects import labels_of
 from launcher.cluster.watch import Change
 from launcher.controller.view import Reading, View
 from launcher.spec import JOB_LABEL

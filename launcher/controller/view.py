@@ -7,12 +7,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from launcher.cluster import marks
+from launcher.cluster.fields import held, labels_of, trainer_statuses
 from launcher.cluster.kinds import Object
-from launcher.cluster.objects import labels_of
 from launcher.cluster.state import condition, is_running, moment
 from launcher.spec import (
     DEADLINE_ANNOTATION,
     HANG_ANNOTATION,
+    QUEUE_LABEL,
     RESTART_WINDOW_ANNOTATION,
     RESTARTS_ALLOWED_ANNOTATION,
 )
@@ -71,7 +72,7 @@ class View:
     @property
     def is_queued(self) -> bool:
         """Whether Kueue decides when it runs."""
-        return marks.QUEUE in labels_of(self.job)
+        return QUEUE_LABEL in labels_of(self.job)
 
     @property
     def started_at(self) -> str:
@@ -130,11 +131,7 @@ def index_of(pod: Object) -> int | None:
 
 def container_of(pod: Object) -> Mapping[str, Any]:
     """The status of the trainer's container; empty before it is there."""
-    for each in pod.get("status", {}).get("containerStatuses", ()):
-        if each["name"] == marks.CONTAINER:
-            found: Mapping[str, Any] = each
-            return found
-    return {}
+    return next(iter(trainer_statuses(pod)), {})
 
 
 def seconds(text: str) -> float:
@@ -189,8 +186,4 @@ def lost_since(view: View, node: str) -> float | None:
 
 def is_any_ready(view: View) -> bool:
     """Whether at least one node answers; else it is the control plane that is cut off."""
-    return any(
-        each["type"] == "Ready" and each["status"] == "True"
-        for node in view.nodes.values()
-        for each in node.get("status", {}).get("conditions", ())
-    )
+    return any(held(node, "Ready") for node in view.nodes.values())

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from launcher.spec import JobSpec
+from launcher.spec import QUEUE_LABEL, JobSpec
 
-QUEUE_LABEL = "kueue.x-k8s.io/queue-name"
 PRIORITY_LABEL = "kueue.x-k8s.io/priority-class"
 MAX_EXEC_LABEL = "kueue.x-k8s.io/max-exec-time-seconds"
 KAI_QUEUE_LABEL = "kai.scheduler/queue"

@@ -22,6 +22,9 @@ RESTART_WINDOW_ANNOTATION = f"{DOMAIN}/restart-window-s"
 HANG_ANNOTATION = f"{DOMAIN}/hang-s"
 """The controller starts the workers again after so many seconds without an update; 0: never."""
 
+QUEUE_LABEL = "kueue.x-k8s.io/queue-name"
+"""Kueue's: the LocalQueue that admits the job."""
+
 NAME_MOST_CHARS = 50
 """`<name>-rendezvous` and `<name>-worker-<index>` must stay DNS labels of at most 63 characters."""
 

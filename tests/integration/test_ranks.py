@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import socket
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.multiprocessing.spawn import spawn
 
+from tests.servers import free_ports
 from trainer.config import InputConfig, OptimConfig, UpdateConfig, WorldConfig
 from trainer.data import order, stream
 from trainer.learn import engine
@@ -98,9 +98,7 @@ def rank_main(rank: int, size: int, port: int, micro: int, norm: bool, out: str)
 
 def trained(size: int, micro: int, norm: bool, folder: Path) -> dict[str, Tensor]:
     folder.mkdir()
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    [port] = free_ports(1)
     spawn(rank_main, (size, port, micro, norm, str(folder)), nprocs=size)
     state: dict[str, Tensor] = torch.load(folder / "state.pt", weights_only=True)
     return state
