@@ -7,31 +7,40 @@ The ranks go on training. Prints how many were asked.
 
 from __future__ import annotations
 
+import ctypes
+import faulthandler
 import os
+import re
 import signal
 import sys
 from pathlib import Path
 
 STACKS_SIGNAL = signal.SIGUSR1
-"""A rank writes its stacks on it (`trainer.world.join`); before that it would end the process."""
+"""A rank writes its stacks on it (`answer_requests`); before that it would end the process."""
+NAME = "rank"
+
+
+_PR_SET_NAME = 15
+
+
+def answer_requests(rank: int) -> None:
+    """Has this process write its stacks when asked, and names it a rank."""
+    ctypes.CDLL(None).prctl(_PR_SET_NAME, f"{NAME} {rank}".encode(), 0, 0, 0)
+    faulthandler.register(STACKS_SIGNAL, all_threads=True)
 
 
 def ranks(proc: Path = Path("/proc")) -> list[int]:
-    """Process ids of the ranks: torchrun's children, that handle the signal."""
+    """Process ids of the ranks: those named so, that handle the signal."""
     found = []
     for folder in proc.glob("[0-9]*"):
         try:
-            names = {entry.partition(b"=")[0] for entry in _split(folder / "environ")}
+            name = (folder / "comm").read_text()
             caught = _caught(folder / "status")
         except (OSError, ValueError):
             continue  # gone, or somebody else's
-        if b"LOCAL_RANK" in names and caught & (1 << (STACKS_SIGNAL - 1)):
+        if re.fullmatch(rf"{NAME} \d+\n", name) and caught & (1 << (STACKS_SIGNAL - 1)):
             found.append(int(folder.name))
     return sorted(found)
-
-
-def _split(path: Path) -> list[bytes]:
-    return path.read_bytes().split(b"\0")
 
 
 def _caught(status: Path) -> int:

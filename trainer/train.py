@@ -1,7 +1,7 @@
 """One training run, elastic and resumable.
 
     python -m trainer.train run.yaml optim.lr=0.2        one process
-    torchrun --nproc-per-node 2 -m trainer.train         in a pod, the run in RUN_CONFIG
+    python -m trainer.agent -m trainer.train             in a pod, the run in RUN_CONFIG
 
 The unit of account is samples seen: workers come and go, the global batch stays.
 """
@@ -32,18 +32,15 @@ from trainer.config import ConfigError, InputConfig, TrainConfig, dump, load
 from trainer.data import order, stream
 from trainer.data.selection import load_selection, load_weights
 from trainer.data.shards import Dataset, DatasetError, open_dataset
+from trainer.exits import FATAL, TERMINATED, USAGE, tell_reason
 from trainer.learn import engine, fastest, models
 from trainer.learn.schedule import learning_rate
 from trainer.metrics import Lines
-from trainer.rendezvous import announce_done
 from trainer.report import NonFinite, Report
 from trainer.storage import BadAddress, open_store
-from trainer.world import FATAL, TERMINATED, Watchdog, World, join, tell_reason
+from trainer.world import Watchdog, World, join
 
 logger = logging.getLogger(__name__)
-
-USAGE = 2
-"""Exit status for what starting again cannot cure."""
 
 
 def train(cfg: TrainConfig) -> None:
@@ -361,9 +358,6 @@ def finish(
     world.barrier(cfg.checkpoint.deadline_s)
     if world.rank == 0:
         logger.info("done: %d samples in %d updates", state.seen, state.updates)
-        endpoint = os.environ.get("PET_RDZV_ENDPOINT")
-        if endpoint:
-            announce_done(endpoint)
     end_process(0)
 
 
@@ -401,10 +395,10 @@ def end_process(status: int) -> NoReturn:
 
 
 def fatal(error: Exception) -> NoReturn:
-    """Ends what starting again cannot cure: tells why, and stops torchrun from trying again."""
+    """Ends what starting again cannot cure: tells why, and stops the agent from trying again."""
     print(f"error: {error}", file=sys.stderr, flush=True)
     tell_reason(f"{FATAL}{error}")
-    if "TORCHELASTIC_RUN_ID" in os.environ:
+    if "TORCHELASTIC_RUN_ID" in os.environ:  # our agent knows by the status, torchrun does not
         os.kill(os.getppid(), signal.SIGTERM)
     end_process(USAGE)
 

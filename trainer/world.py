@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import faulthandler
-import logging
 import os
 import signal
 import sys
@@ -11,7 +10,6 @@ import threading
 import time
 from dataclasses import dataclass, field
 from datetime import timedelta
-from pathlib import Path
 from types import FrameType
 
 import torch
@@ -19,18 +17,8 @@ import torch.distributed as dist
 from torch import Tensor
 
 from trainer.config import WorldConfig
-from trainer.stacks import STACKS_SIGNAL
-
-logger = logging.getLogger(__name__)
-
-TERMINATED = 128 + signal.SIGTERM
-"""Exit status of a rank that left on request: not 0, which would end the run as done."""
-STALLED = 70
-"""Exit status of a rank that made no progress for world.stall_s."""
-MESSAGE_PATH = "TERMINATION_MESSAGE_PATH"
-"""Where the reason of the end is written; in a pod the kubelet reads /dev/termination-log."""
-FATAL = "fatal: "
-"""Begins a reason that starting again cannot cure, such as a wrong configuration."""
+from trainer.exits import STALLED, tell_reason
+from trainer.stacks import answer_requests
 
 
 @dataclass
@@ -94,7 +82,7 @@ class World:
 
 
 def join(config: WorldConfig) -> World:
-    """Joins the group that torchrun's environment names, or a group of one without it."""
+    """Joins the group that the agent's variables name; without them, a group of one."""
     if config.threads:
         torch.set_num_threads(config.threads)
     rank, size = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
@@ -114,7 +102,7 @@ def join(config: WorldConfig) -> World:
     assert isinstance(control, dist.ProcessGroup)
     world = World(rank, size, device, control)
     signal.signal(signal.SIGTERM, world.terminated)
-    faulthandler.register(STACKS_SIGNAL, all_threads=True)
+    answer_requests(rank)
     return world
 
 
@@ -143,14 +131,3 @@ class Watchdog:
                 print(reason, file=sys.stderr, flush=True)
                 os._exit(STALLED)  # a thread in a collective cannot be interrupted
             time.sleep(min(left_s, 5.0))
-
-
-def tell_reason(reason: str) -> None:
-    """Writes why this process ends to where the node agent looks for it, at most 4,096 bytes."""
-    path = Path(os.environ.get(MESSAGE_PATH, "/dev/termination-log"))
-    if MESSAGE_PATH not in os.environ and not path.exists():
-        return
-    try:
-        path.write_bytes(reason.encode()[:4096])
-    except OSError as error:
-        logger.warning("cannot write the reason of the end to %s: %s", path, error)

@@ -71,7 +71,6 @@ def checks(place: Place, timeout_s: float) -> Iterator[Check]:
     """Each check in turn; one that breaks is a failed one, and the others still run."""
     yield _python()
     yield _module("torch", "local runs train with it: pip install '.[train]'")
-    yield _module("torch.distributed.run", "torchrun comes with torch: pip install '.[train]'")
     yield _disk()
     try:
         from launcher import settings

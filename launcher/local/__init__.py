@@ -1,7 +1,7 @@
 """The rendered objects as processes of this machine: the same verbs as a cluster has.
 
-A supervisor plays operator and kubelet for each run: it starts the rendezvous and one torchrun
-agent a worker with the environment which the operator would inject, and starts again what is lost.
+A supervisor plays operator and kubelet for each run: it starts the rendezvous and one agent
+a worker with the environment which the operator would inject, and starts again what is lost.
 Linux only, since it reads /proc.
 """
 

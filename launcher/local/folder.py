@@ -8,7 +8,6 @@
     lock           held (flock) as long as a supervisor lives
     logs/          worker-N.log, rendezvous.log, supervisor.log; appended, never rotated
     termination/   each worker's termination message, between its writing and its reading
-    elastic/       torchrun's scratch, removed when the run ends
     checkpoints/   the run's own data where no other address was given
 
 Every JSON file is replaced whole, so a reader never sees half of one.
@@ -58,11 +57,6 @@ class Folder:
     @property
     def termination(self) -> Path:
         return self.path / "termination"
-
-    @property
-    def elastic(self) -> Path:
-        """torchrun's scratch folder; else each agent that is killed leaves one in /tmp."""
-        return self.path / "elastic"
 
     def log(self, process: str) -> Path:
         return self.logs / f"{process}.log"

@@ -1,7 +1,7 @@
 """Processes of a run: found by a mark in their environment, so that none outlives its worker.
 
-torchrun gives each child a session of its own, so killing an agent's process group leaves its
-children running, where a container would end with all of them. The mark is inherited by every
+A child may have a session of its own, so killing an agent's process group leaves it running, where
+a container would end with all of them. The mark is inherited by every
 descendant and stays readable in /proc, even after the agent and the supervisor are gone.
 """
 

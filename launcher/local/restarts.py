@@ -7,7 +7,7 @@ The run fails instead, with the reason, when
   will be wrong the next time;
 - one process ended FAILURES_MOST times in a row, each time within HEALTHY_S of its start;
 - one worker left the same termination message REPEATS_MOST times in a row, each within REPEAT_S of
-  the one before. torchrun starts trainers again by itself, so its own end comes late or never.
+  the one before. the agent starts trainers again by itself, so its own end comes late or never.
 """
 
 from __future__ import annotations

@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import logging
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -193,7 +192,6 @@ class Supervisor:
     def close(self) -> None:
         assert self.verdict is not None
         processes.signal_marked(processes.mark(self.folder.path), signal.SIGKILL, whole=False)
-        shutil.rmtree(self.folder.elastic, ignore_errors=True)
         self.ended_at = time.time()
         if self.verdict.state == "Succeeded":
             self.event(
@@ -224,7 +222,6 @@ class Supervisor:
             **gpus.share(job, worker.index, self.gpus),
             **job.worker_env,
             "PET_RDZV_ENDPOINT": f"{HOST}:{self.port}",
-            "PET_LOG_DIR": str(self.folder.elastic),
             "TERMINATION_MESSAGE_PATH": str(self.message_path(worker)),
         }
         self.message_path(worker).unlink(missing_ok=True)
@@ -291,7 +288,7 @@ class Supervisor:
                 process.running.kill()
                 process.kill_due = float("inf")
             return
-        # A container ends with its first process; torchrun's children have sessions of their own.
+        # A container ends with its first process; here its children would stay.
         mine = processes.mark(self.folder.path, process.name)
         while processes.signal_marked(mine, signal.SIGKILL, whole=True):
             time.sleep(0.01)

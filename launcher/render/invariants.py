@@ -15,10 +15,7 @@ from trainer.config import RUN_CONFIG
 
 MAIN = {"PyTorchJob": "pytorch", "TrainingRuntime": "node", "Job": "rendezvous"}
 """The container of our program, which operators look for by name."""
-_VARIABLES = {
-    RUN_CONFIG: "give the run's keys as overrides, as optim.lr=0.2",
-    "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "else the loss of a worker stops all",
-}
+_VARIABLES = {RUN_CONFIG: "give the run's keys as overrides, as optim.lr=0.2"}
 _OF_VARIABLE = re.compile(r"\.env\[\d+\]\.value$")
 _SIZES = ("minReplicas", "maxReplicas")
 _SUSPEND = "the queue sets it, and the launcher where there is none"
@@ -66,8 +63,8 @@ def _pytorchjob(old: Object, new: Object) -> Iterator[str]:
     where = "spec.pytorchReplicaSpecs.Worker"
     if (policy := worker.get("restartPolicy")) != "OnFailure":
         yield (
-            f"{where}.restartPolicy is {policy}; allowed is OnFailure, since torchrun exits 1 for "
-            "everything"
+            f"{where}.restartPolicy is {policy}; allowed is OnFailure, since ExitCode takes "
+            "any error of a rank for final"
         )
     if (policy := run.get("cleanPodPolicy")) not in ("Running", "All"):
         yield (
@@ -88,8 +85,6 @@ def _elastic(old: Object, new: Object) -> Iterator[str]:
         if new.get(key) != old[key]:
             hint = "; give --min-gpus or --max-gpus" if key in _SIZES else ""
             yield f"{where}.{key} is {new.get(key)}, not {old[key]}{hint}"
-    if {"key": "is_host", "value": "0"} not in new.get("rdzvConf", []):
-        yield f"{where}.rdzvConf lacks is_host=0; no worker may hold the store"
 
 
 def _trainjob(old: Object, new: Object) -> Iterator[str]:

@@ -61,12 +61,8 @@ def _scheduling_policy(spec: JobSpec) -> Object:
 def _elastic_policy(spec: JobSpec) -> Object:
     rendezvous = spec.job.rendezvous
     conf = {
-        "is_host": 0,  # no worker holds the store
-        "read_timeout": rendezvous.read_timeout_s,
         "join_timeout": rendezvous.join_timeout_s,
         "last_call_timeout": rendezvous.last_call_timeout_s,
-        "keep_alive_interval": rendezvous.keep_alive_interval_s,
-        "keep_alive_max_attempt": rendezvous.keep_alive_max_attempt,
     }
     return {
         "minReplicas": spec.workers.least,

@@ -13,7 +13,7 @@ from launcher.render.queueing import queue_labels
 from launcher.spec import JobSpec
 
 VOLCANO_QUEUE_ANNOTATION = "scheduling.volcano.sh/queue-name"
-_OF_ELASTIC_GROUPS = ("PET_LOCAL_ADDR", "TORCH_DISABLE_SHARE_RDZV_TCP_STORE")
+_OF_ELASTIC_GROUPS = ("PET_LOCAL_ADDR",)
 
 
 def trainjob(spec: JobSpec) -> list[Object]:
@@ -37,6 +37,7 @@ def _pod(spec: JobSpec) -> Object:
     template["spec"]["restartPolicy"] = "Never"
     container = template["spec"]["containers"][0]
     container["name"] = "node"
+    container["command"] = ["torchrun"]  # Trainer names worker 0 as the store, not a rendezvous
     container["ports"] = [port for port in container["ports"] if port["name"] == "metrics"]
     wait_s = spec.job.rendezvous.join_timeout_s
     container["env"] = [

@@ -17,10 +17,9 @@ _LABEL_KEY = re.compile(
 )
 _RESOURCE = re.compile(r"[a-z0-9][-a-z0-9.]*/[A-Za-z0-9](?:[-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?")
 _OURS = (
-    ("PET_", "torchrun's variables follow job.rendezvous and the size"),
+    ("PET_", "the agent's variables follow job.rendezvous and the size"),
     ("RUN_CONFIG", "give the run's keys as overrides, as optim.lr=0.2"),
     ("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", "give job.shutdown_timeout_s"),
-    ("TORCH_DISABLE_SHARE_RDZV_TCP_STORE", "without it the loss of a worker stops all"),
     ("TMPDIR", "the root file system is read-only, and scratch is /scratch"),
 )
 

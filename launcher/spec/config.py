@@ -13,11 +13,8 @@ BACKENDS: tuple[Backend, ...] = get_args(Backend)
 
 @dataclass(frozen=True)
 class RendezvousConfig:
-    """How agents find each other; each becomes a key of torchrun's rendezvous configuration."""
+    """How agents find each other; each becomes a key of `rdzvConf`, with torchrun's names."""
 
-    read_timeout_s: int = setting(
-        300, "longest wait for the store's answer", "nodes being added", unit="s", least=1
-    )
     join_timeout_s: int = setting(
         1800,
         "longest wait for the smallest group",
@@ -27,27 +24,15 @@ class RendezvousConfig:
     )
     last_call_timeout_s: int = setting(
         60,
-        "wait for more workers once the smallest group is there",
-        "a restarted worker joins the same round",
+        "wait for more workers once a smaller group could start, or newcomers could join one;"
+        " after a loss the others go on at once",
+        "workers of a new job start within the same round",
         unit="s",
-        least=1,
-    )
-    keep_alive_interval_s: int = setting(
-        5, "span between an agent's signs of life", "torchrun's", unit="s", least=1
-    )
-    keep_alive_max_attempt: int = setting(
-        3, "signs of life missed before an agent counts as lost", "torchrun's", unit="1", least=1
+        least=0,
     )
 
 
-LOCAL_RENDEZVOUS = RendezvousConfig(
-    read_timeout_s=60,
-    join_timeout_s=600,
-    last_call_timeout_s=1,
-    keep_alive_interval_s=1,
-    # A lost neighbour is noticed after 3 s. Fewer signs of life split the group on a busy machine.
-    keep_alive_max_attempt=3,
-)
+LOCAL_RENDEZVOUS = RendezvousConfig(join_timeout_s=600, last_call_timeout_s=1)
 """The defaults on one machine, where a process starts in seconds and a pod in minutes."""
 
 

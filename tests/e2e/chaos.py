@@ -136,15 +136,21 @@ def delete_worker(number: int) -> Callable[[ClusterRun], None]:
     return delete
 
 
-def lose_worker(run: ClusterRun) -> None:
+def lose_worker(run: ClusterRun, number: int = 1) -> None:
     """What a node that is gone looks like: no signal, and the pod is deleted by force."""
-    pod = f"{run.name}-worker-1"
+    pod = f"{run.name}-worker-{number}"
     os.kill(agent(run, pod), signal.SIGKILL)
     run.kubectl("delete", "pod", pod, "--force", "--grace-period=0", "--wait=false")
 
 
+def lose_two(run: ClusterRun) -> None:
+    """The second is lost when the first loss has made it meet again."""
+    lose_worker(run, 0)
+    lose_worker(run, 1)
+
+
 def kill_agent(run: ClusterRun) -> None:
-    """kill -9 of torchrun in worker-1's container; the kubelet starts it again in its pod."""
+    """kill -9 of the agent in worker-1's container; the kubelet starts it again in its pod."""
     os.kill(agent(run, f"{run.name}-worker-1"), signal.SIGKILL)
 
 
@@ -196,7 +202,7 @@ def restart_apiserver(run: ClusterRun) -> None:
 
 
 def agent(run: ClusterRun, pod_name: str) -> int:
-    """Process id, on this machine, of torchrun in a pod: the first process of its container."""
+    """Process id, on this machine, of the agent in a pod: the first process of its container."""
     pod = next(pod for pod in run.pods() if pod["metadata"]["name"] == pod_name)
     mark = f"/pod{pod['metadata']['uid']}/"
     for entry in filter(str.isdigit, os.listdir("/proc")):
@@ -205,9 +211,9 @@ def agent(run: ClusterRun, pod_name: str) -> int:
                 continue
             status = Path(f"/proc/{entry}/status").read_text()
             inside = status.split("NSpid:")[1].splitlines()[0].split()[-1]
-            if inside == "1" and b"torchrun" in Path(f"/proc/{entry}/cmdline").read_bytes():
+            if inside == "1" and b"trainer.agent" in Path(f"/proc/{entry}/cmdline").read_bytes():
                 return int(entry)
-    raise AssertionError(f"no torchrun in pod {pod_name}\n{run.tell()}")
+    raise AssertionError(f"no agent in pod {pod_name}\n{run.tell()}")
 
 
 @contextlib.contextmanager
@@ -222,11 +228,12 @@ def uncordoned(run: ClusterRun) -> Iterator[None]:
 # 10 s: so a pod that was hit is replaced before it is hit again.
 LOSSES = (
     Loss("worker-0 deleted", delete_worker(0)),
-    Loss("torchrun killed in its pod", kill_agent),
+    Loss("agent killed in its pod", kill_agent),
     Loss("worker-1 deleted", delete_worker(1)),
     Loss("worker-1 gone with its node", lose_worker),
-    Loss("rendezvous deleted", delete_rendezvous),
+    Loss("rendezvous deleted", delete_rendezvous, breaks=False),
     Loss("worker-1 drained", drain),
+    Loss("both workers gone, one after the other", lose_two),
     Loss("suspended, resumed", suspend_and_resume),
     Loss("kubelet restarted", restart_kubelet, breaks=False),
     Loss("operator restarted", restart_operator, breaks=False),

@@ -1,4 +1,4 @@
-"""A run on a real node as a user drives it: data and checkpoints in a bucket, torchrun in pods."""
+"""A run on a real node as a user drives it: data and checkpoints in a bucket, agents in pods."""
 
 from __future__ import annotations
 
@@ -21,10 +21,7 @@ from tests.servers import BUCKET, S3Server
 
 SECRET = "s3"
 WORKER_SELECTOR = "training.kubeflow.org/replica-type=worker"
-QUICK = (
-    "job.rendezvous.last_call_timeout_s=1",
-    "job.rendezvous.keep_alive_interval_s=1",
-)
+QUICK = ("job.rendezvous.last_call_timeout_s=1",)
 """As on one machine: a pod starts in a second here, where a cluster pulls images for minutes."""
 Object = dict[str, Any]
 

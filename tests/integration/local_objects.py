@@ -25,12 +25,8 @@ def objects(
     program, *args = command
     store, *store_args = rendezvous
     conf = {
-        "is_host": "0",
-        "read_timeout": "60",
         "join_timeout": "600",
         "last_call_timeout": "1",
-        "keep_alive_interval": "1",
-        "keep_alive_max_attempt": "3",
     }
     container = {
         "name": "pytorch",
@@ -38,7 +34,6 @@ def objects(
         "args": list(args),
         "env": [
             {"name": "PET_LOCAL_ADDR", "valueFrom": {"fieldRef": {"fieldPath": "status.podIP"}}},
-            {"name": "TORCH_DISABLE_SHARE_RDZV_TCP_STORE", "value": "1"},
             *({"name": key, "value": value} for key, value in (env or {}).items()),
         ],
     }

@@ -1,6 +1,6 @@
 """A trainer of a few lines for the local backend's tests: steps in a group, resumed from a file.
 
-    torchrun local_worker.py FOLDER
+    python -m trainer.agent local_worker.py FOLDER
 
 Rank 0 keeps the number of steps done in FOLDER/step; each process notes its start and its world in
 FOLDER/lives.jsonl. The run is done when somebody makes FOLDER/finish.
@@ -9,6 +9,7 @@ FOLDER/lives.jsonl. The run is done when somebody makes FOLDER/finish.
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import sys
 import time
@@ -16,8 +17,6 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
-
-from trainer.rendezvous import announce_done
 
 STEP_S = 0.05
 
@@ -33,7 +32,9 @@ def main(folder: Path) -> None:
     step_file = folder / "step"
     step = torch.tensor([int(step_file.read_text()) if step_file.exists() else 0])
     dist.broadcast(step, 0)
-    note(folder, agent=os.getppid(), rank=rank, world=world, step=int(step))
+    agent = multiprocessing.parent_process()
+    assert agent is not None
+    note(folder, agent=agent.pid, rank=rank, world=world, step=int(step))
     print(f"rank {rank} of {world} goes on at step {int(step)}", flush=True)
     finish = torch.zeros(1)
     while not finish:
@@ -46,8 +47,6 @@ def main(folder: Path) -> None:
             private.write_text(str(int(step)))
             private.replace(step_file)
     dist.barrier()
-    if rank == 0:
-        announce_done(os.environ["PET_RDZV_ENDPOINT"])
     dist.destroy_process_group()
 
 

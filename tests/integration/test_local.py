@@ -96,11 +96,9 @@ def test_a_run_succeeds_with_the_environment_of_the_operator(tmp_path: Path) -> 
         "PET_LOCAL_ADDR": "127.0.0.1",
         "PYTHONUNBUFFERED": "1",
         "RUN_CONFIG": "a: 1\nb: 2\n",
-        "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1",
     }
     assert {name: first[name] for name in expected} == expected
     conf = dict(pair.split("=") for pair in first["PET_RDZV_CONF"].split(","))
-    assert conf["is_host"] == "0"
     assert conf["last_call_timeout"] == "1"
     assert conf["join_timeout"] == "600"
 

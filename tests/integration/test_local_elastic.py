@@ -1,4 +1,4 @@
-"""The local backend with real torchrun agents and a group on gloo: losses and scaling."""
+"""The local backend with real agents and a group on gloo: losses and scaling."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from launcher.local.folder import Folder, folders
 from tests.integration.local_objects import objects
 
 WORKER = str(Path(__file__).with_name("local_worker.py"))
+AGENT = ("python", "-m", "trainer.agent")
 STORE = ("python", "-m", "trainer.rendezvous", "--port", "29400")
 RECOVERY_MOST_S = 120.0
 """About 10 s where two cores are free, and every process imports torch."""
@@ -71,7 +72,7 @@ def told(what: str, group: dict[int, dict[str, Any]], since: float) -> None:
 
 def test_the_group_survives_every_loss_and_change_of_size(data: Path) -> None:
     since = time.time()
-    local.submit(objects("group", ["torchrun", WORKER, str(data)], rendezvous=STORE))
+    local.submit(objects("group", [*AGENT, WORKER, str(data)], rendezvous=STORE))
     group = group_of(data, 2, since)
     told("start", group, since)
     wait_for_steps(data, 5)
@@ -106,9 +107,15 @@ def test_the_group_survives_every_loss_and_change_of_size(data: Path) -> None:
     assert content is not None
     since = time.time()
     os.kill(content["rendezvous"], signal.SIGKILL)
-    group = group_of(data, 1, since)
-    told("rendezvous lost", group, since)
-    assert group[0]["step"] >= done
+    wait_for_steps(data, 20)
+    assert lives(data, since) == [], "the ranks did not notice"
+
+    since = time.time()
+    local.scale("group", 2)
+    group = group_of(data, 2, since)
+    told("1 to 2 workers at the new rendezvous", group, since)
+    assert group[0]["step"] >= done + 20
+    assert group[0]["agent"] == local.status("group").workers[0].pid
 
     (data / "finish").touch()
     found = local.wait("group", RECOVERY_MOST_S)
@@ -116,6 +123,23 @@ def test_the_group_survives_every_loss_and_change_of_size(data: Path) -> None:
     about_store = [event for event in found.events if event.object == "rendezvous"]
     assert about_store[-1].reason == "Completed"
     assert about_store[-1].message == "rendezvous ended: exit code 0"
+
+
+def test_a_second_loss_while_the_group_meets_again(data: Path) -> None:
+    since = time.time()
+    local.submit(objects("group", [*AGENT, WORKER, str(data)], rendezvous=STORE))
+    local.scale("group", 3)
+    agents = [life["agent"] for _, life in sorted(group_of(data, 3, since).items())]
+    done = wait_for_steps(data, 5)
+    for agent in agents[:2]:
+        since = time.time()
+        os.kill(agent, signal.SIGKILL)
+        time.sleep(0.25)  # the others have said that they wait, or have just been told to start
+    group = group_of(data, 3, since)
+    told("two agents lost, one after the other", group, since)
+    assert group[0]["step"] >= done
+    (data / "finish").touch()
+    assert local.wait("group", RECOVERY_MOST_S).state == "Succeeded"
 
 
 def folder_of(name: str) -> Folder:

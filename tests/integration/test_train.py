@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from tests.unit.trainer.shards import write_shards
-from trainer.world import FATAL, MESSAGE_PATH, TERMINATED
+from trainer.exits import FATAL, MESSAGE_PATH, TERMINATED
 
 SAMPLES = 96
 BATCH = 24

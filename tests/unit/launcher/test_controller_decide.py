@@ -20,6 +20,7 @@ from launcher.controller.decide import BLIND_AFTER_S, FATAL, SETTLED_S, UNSTARTE
 from launcher.controller.memory import Memory, Progress, read, write
 from launcher.controller.view import UNREACHABLE, Reading, View, addresses
 from tests.unit.launcher.controlled import GRACE_S, NOW, STARTED, helper, job, node, pod, view
+from trainer import exits
 
 
 def decided(seen: View, memory: Memory | None = None, now: float = NOW) -> Decision:
@@ -100,8 +101,7 @@ def test_a_budget_that_is_no_number_is_none(annotation: str) -> None:
 
 
 def test_fatal_is_the_trainers_word() -> None:
-    world = pytest.importorskip("trainer.world")
-    assert world.FATAL == FATAL
+    assert exits.FATAL == FATAL
 
 
 @pytest.mark.parametrize("key", ["state", "lastState"])

@@ -133,4 +133,4 @@ def test_a_rendezvous_setting_of_the_user_holds_here_too() -> None:
         .split(",")
     )
     assert conf["last_call_timeout"] == "7"
-    assert (conf["keep_alive_interval"], conf["is_host"]) == ("1", "0")
+    assert conf["join_timeout"] == "600"

@@ -96,10 +96,8 @@ def test_no_worker_is_special() -> None:
     assert not service["spec"]["selector"].items() <= (
         job["spec"]["pytorchReplicaSpecs"]["Worker"]["template"]["metadata"]["labels"].items()
     )
-    assert conf["is_host"] == "0"
     assert int(conf["join_timeout"]) > 300, "the kubelet's longest back-off"
     env = environment(pod_of(job))
-    assert env["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] == "1"
     assert env["PET_LOCAL_ADDR"] == {"fieldRef": {"fieldPath": "status.podIP"}}
 
 

@@ -216,7 +216,6 @@ BREACHES = [
     (JOB + "{elasticPolicy: {maxReplicas: 30}}", "maxReplicas is 30, not 8; .*--max-gpus"),
     (JOB + "{pytorchReplicaSpecs: {Worker: {replicas: 9}}}", "replicas is 9, not 8; give --gpus"),
     (JOB + "{elasticPolicy: {rdzvHost: b}}", "rdzvHost is b, not a-rendezvous"),
-    (JOB + "{elasticPolicy: {rdzvConf: [{key: is_host, value: '1'}]}}", "lacks is_host=0"),
     (JOB + "{elasticPolicy: {metrics: []}}", "metrics is set; no autoscaler"),
     (JOB + "{elasticPolicy: null}", "lacks 'elasticPolicy'"),
     (JOB + "{runPolicy: {cleanPodPolicy: None}}", "cleanPodPolicy is None; allowed are Running"),
@@ -228,10 +227,6 @@ BREACHES = [
     (CONTAINER % "readinessProbe: {exec: {command: [ls]}}", "pytorch has a readinessProbe"),
     (CONTAINER % "env: [{name: RUN_CONFIG, value: x}]", "variable RUN_CONFIG of pytorch has chan"),
     (CONTAINER % "env: [{name: RUN_CONFIG, $patch: delete}]", "RUN_CONFIG of pytorch has changed"),
-    (
-        CONTAINER % "env: [{name: TORCH_DISABLE_SHARE_RDZV_TCP_STORE, value: '0'}]",
-        "the loss of a worker",
-    ),
     (CONTAINER % "env: [{name: MY_TOKEN, value: abcdef}]", "MY_TOKEN stays readable .*secretKeyR"),
     (
         CONTAINER % "env: [{name: NCCL_DEBUG, valueFrom: {fieldRef: {fieldPath: spec.nodeName}}}]",

@@ -63,11 +63,12 @@ def test_its_pod_is_the_elastic_workers_but_for_the_meeting() -> None:
     assert not theirs_alone & set(names), "Trainer sets them"
     assert {"name": "PET_RDZV_CONF", "value": "timeout=1800"} in ours["env"]
     lost = {entry["name"] for entry in theirs["env"]} - set(names)
-    assert lost == {"PET_LOCAL_ADDR", "TORCH_DISABLE_SHARE_RDZV_TCP_STORE"}
+    assert lost == {"PET_LOCAL_ADDR"}
     config = next(entry["value"] for entry in ours["env"] if entry["name"] == "RUN_CONFIG")
     assert parse(TrainConfig, config, source="x").model.name == "senet154"
     assert ours["name"] == "node"
-    for key in ("command", "args", "image", "resources", "securityContext", "volumeMounts"):
+    assert (ours["command"], theirs["command"]) == (["torchrun"], ["python", "-m", "trainer.agent"])
+    for key in ("args", "image", "resources", "securityContext", "volumeMounts"):
         assert ours[key] == theirs[key]
     assert fixed["metadata"] == elastic["metadata"]
 

@@ -14,7 +14,8 @@ import torch
 import torch.distributed as dist
 
 from trainer.config import WorldConfig
-from trainer.world import MESSAGE_PATH, STALLED, World, join, tell_reason
+from trainer.exits import MESSAGE_PATH, STALLED, tell_reason
+from trainer.world import World, join
 
 
 @pytest.fixture

@@ -1,0 +1,32 @@
+"""Why and how a process of the trainer ends: its exit status, and the words it leaves."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+from pathlib import Path
+
+logger = logging.getLogger(__name__)
+
+USAGE = 2
+"""Exit status for what starting again cannot cure."""
+TERMINATED = 128 + signal.SIGTERM
+"""Exit status of who left on request: not 0, which would end the run as done."""
+STALLED = 70
+"""Exit status of a rank that made no progress for world.stall_s."""
+MESSAGE_PATH = "TERMINATION_MESSAGE_PATH"
+"""Where the reason of the end is written; in a pod the kubelet reads /dev/termination-log."""
+FATAL = "fatal: "
+"""Begins a reason that starting again cannot cure, such as a wrong configuration."""
+
+
+def tell_reason(reason: str) -> None:
+    """Writes why this process ends to where the node agent looks for it, at most 4,096 bytes."""
+    path = Path(os.environ.get(MESSAGE_PATH, "/dev/termination-log"))
+    if MESSAGE_PATH not in os.environ and not path.exists():
+        return
+    try:
+        path.write_bytes(reason.encode()[:4096])
+    except OSError as error:
+        logger.warning("cannot write the reason of the end to %s: %s", path, error)
