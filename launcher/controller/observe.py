@@ -131,7 +131,7 @@ def _see_failure(worker: Worker, text: str, at: int) -> Worker:
 def signature(ended: Mapping[str, Any]) -> str:
     """How a container ended, without the figures that differ each time; "" where it told nothing.
 
-    An exit code alone is none: every agent exits 1 whenever the rendezvous is lost.
+    An exit code alone is none: an agent exits 1 for any error of its ranks.
     """
     if ended.get("reason") == "OOMKilled":
         return "OOMKilled"

@@ -1,8 +1,8 @@
 """How long a training stands still for each kind of loss on a real cluster: 20 of each.
 
 A round is a job of two workers on a real node, which suffers each kind once and must end Succeeded
-with each sample once an epoch. Finished rounds are kept below XDG_STATE_HOME and written to
-docs/results/chaos.json, so that a run that was broken off goes on. In every other round one worker
+with each sample once an epoch. Finished rounds are in docs/results/chaos.json, so that a run that
+was broken off goes on; without that file it starts anew. In every other round one worker
 may go on alone (1:3), else the job waits for the pod that takes the lost one's place (2:3).
 """
 
@@ -48,16 +48,12 @@ def measure() -> list[Row]:
     folder = state / "webvision-suite" / "bench-chaos"
     folder.mkdir(parents=True, exist_ok=True)
     shards = pack(folder / "shards")
-    kept = folder / "rounds.jsonl"
-    rounds = [json.loads(line) for line in kept.read_text().splitlines()] if kept.exists() else []
+    rounds: list[Round] = json.loads(RESULTS.read_text()) if RESULTS.exists() else []
     if len(rounds) < ROUNDS:
         with arena() as (cluster, s3):
             while len(rounds) < ROUNDS:
                 rounds.append(play(cluster, s3, shards, len(rounds)))
-                with open(kept, "a") as file:
-                    file.write(f"{json.dumps(rounds[-1])}\n")
                 write_results(rounds)
-    write_results(rounds)
     return table(rounds)
 
 

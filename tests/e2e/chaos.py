@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 from tests.cluster.node import NAME as NODE
 from tests.e2e.cluster_runs import WORKER_SELECTOR, ClusterRun
@@ -84,10 +85,19 @@ def calm(run: ClusterRun, workers: int) -> int:
     raise AssertionError(f"no group of {workers} trains after {AGAIN_S:.0f} s\n{run.tell()}")
 
 
+class Recorded(Protocol):
+    """A run that records its updates."""
+
+    @property
+    def audit(self) -> Path: ...
+
+    def tell(self) -> str: ...
+
+
 class Watch:
     """Sees each update as soon as rank 0 records it."""
 
-    def __init__(self, run: ClusterRun) -> None:
+    def __init__(self, run: Recorded) -> None:
         self.run = run
         self.longest_s = 0.0
         self._since_done = 0

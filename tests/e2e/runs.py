@@ -107,31 +107,36 @@ class Run:
     def trainers(self) -> dict[int, int]:
         """Process ids of the running trainers by their rank."""
         found = {}
-        for pid, environment in self.processes():
-            command = Path(f"/proc/{pid}/cmdline").read_bytes()
-            if b"\0trainer.train\0" in command and "RANK" in environment:
-                found[int(environment["RANK"])] = pid
+        for pid in self.processes():
+            name, _, rank = Path(f"/proc/{pid}/comm").read_text().strip().partition(" ")
+            if name == "rank":
+                found[int(rank)] = pid
         return found
+
+    def agents(self) -> dict[int, int]:
+        """Process ids of the agents by their first rank: a rank's parent forks for an agent."""
+        return {rank: parent(parent(pid)) for rank, pid in self.trainers().items()}
 
     def rendezvous(self) -> int:
         """Process id of the rendezvous."""
-        for pid, _ in self.processes():
+        for pid in self.processes():
             if b"trainer.rendezvous" in Path(f"/proc/{pid}/cmdline").read_bytes():
                 return pid
         raise AssertionError(f"no rendezvous runs\n{self.tell()}")
 
-    def processes(self) -> Iterator[tuple[int, dict[str, str]]]:
-        """Living processes of this run with their environment."""
+    def processes(self) -> Iterator[int]:
+        """Ids of the living processes of this run."""
         mark = f"runs/{self.name}|"
         for entry in os.listdir("/proc"):
             try:
                 content = Path(f"/proc/{entry}/environ").read_bytes() if entry.isdigit() else b""
             except OSError:
                 continue
-            pairs = (part.partition("=") for part in content.decode(errors="replace").split("\0"))
-            environment = {key: value for key, _, value in pairs}
-            if mark in environment.get("LAUNCHER_LOCAL_PROCESS", ""):
-                yield int(entry), environment
+            variables = content.decode(errors="replace").split("\0")
+            if any(
+                each.startswith("LAUNCHER_LOCAL_PROCESS=") and mark in each for each in variables
+            ):
+                yield int(entry)
 
     def weights(self) -> tuple[int, dict[str, Tensor]]:
         """Update and tensors of the newest checkpoint."""

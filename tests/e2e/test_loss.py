@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from tests.e2e.accounts import SAMPLES, exactly_once, lost
-from tests.e2e.runs import Run, differing, distance, kill, launcher, parent
+from tests.e2e.runs import Run, differing, distance, kill, launcher
 
 EPOCHS = 5
 UPDATES = EPOCHS * SAMPLES // 96
@@ -36,10 +36,10 @@ def test_losing_any_part_changes_no_bit(make_run: Callable[..., Run]) -> None:
     generation = storm.wait_for(7)
     kill(storm.trainers()[1])
     generation = storm.wait_for(18, generation + 1)
-    kill(parent(storm.trainers()[0]))
+    kill(storm.agents()[0])
     generation = storm.wait_for(29, generation + 1)
     kill(storm.rendezvous())
-    generation = storm.wait_for(40, generation + 1)
+    assert storm.wait_for(40, generation) == generation, "its loss stops nobody"
     launcher("cancel", storm.name, "--yes")
     launcher("wait", storm.name, "--timeout", "60s", check=False)
     assert storm.status()["state"] == "Cancelled"
@@ -49,7 +49,7 @@ def test_losing_any_part_changes_no_bit(make_run: Callable[..., Run]) -> None:
 
     exactly_once(storm, EPOCHS)
     lost_updates = lost(storm)
-    assert len(lost_updates) >= 4
+    assert len(lost_updates) >= 3
     # One snapshot may still be on its way when the next is due.
     assert max(lost_updates.values()) <= 2 * SNAPSHOT_UPDATES
     last = [line for line in storm.metrics() if line["event"] == "start"][-1]
