@@ -77,6 +77,13 @@ class Faulty:
     def create(self, key: str, data: bytes) -> None:
         self._do("create", key, lambda: self._inner.create(key, data))
 
+    def get_tagged(self, key: str) -> tuple[bytes, str]:
+        data, tag = self._do("get_tagged", key, lambda: self._inner.get_tagged(key))
+        return data, tag
+
+    def replace(self, key: str, data: bytes, tag: str) -> None:
+        self._do("replace", key, lambda: self._inner.replace(key, data, tag))
+
     def upload(
         self,
         key: str,

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from tests.servers import BUCKET, READER, Proxy, S3Server, proxy
-from trainer.storage import Exists, NotFound, StorageError, open_store
+from trainer.storage import Changed, Exists, NotFound, StorageError, open_store
 
 MIB = 1 << 20
 
@@ -148,6 +148,54 @@ def test_a_lost_answer_does_not_lose_the_win(faulty: Proxy, s3_address: str) -> 
     with pytest.raises(Exists):
         store.create("claim", b"theirs")
     assert store.get("claim") == b"ours"
+
+
+def test_each_version_is_replaced_by_one_writer(s3_address: str) -> None:
+    stores = [open_store(s3_address) for _ in range(4)]
+    stores[0].create("count", b"0 nobody")
+    barrier = threading.Barrier(4)
+
+    def count(number: int) -> int:
+        """As a ledger's writers: read, add one, replace; read again if another was faster."""
+        refused = 0
+        barrier.wait()
+        for _ in range(10):
+            while True:
+                data, tag = stores[number].get_tagged("count")
+                more = b"%d writer-%d" % (int(data.split()[0]) + 1, number)
+                try:
+                    stores[number].replace("count", more, tag)
+                    break
+                except Changed:
+                    refused += 1
+        return refused
+
+    with ThreadPoolExecutor(4) as pool:
+        refused = sum(pool.map(count, range(4)))
+    assert stores[0].get("count").split()[0] == b"40"
+    assert refused > 0, "they were in each other's way"
+
+
+def test_what_is_absent_cannot_be_replaced(s3_address: str) -> None:
+    store = open_store(s3_address)
+    store.create("other", b"1")
+    _, tag = store.get_tagged("other")
+    with pytest.raises(Changed, match="snapshot was changed meanwhile"):
+        store.replace("snapshot", b"2", tag)
+    with pytest.raises(NotFound):
+        store.get_tagged("snapshot")
+
+
+def test_a_replacement_whose_answer_is_lost_is_ours(faulty: Proxy, s3_address: str) -> None:
+    store = open_store(s3_address)
+    store.create("snapshot", b"1")
+    _, tag = store.get_tagged("snapshot")
+    faulty.arm("drop answer")
+    store.replace("snapshot", b"2", tag)
+    assert faulty.struck == 1
+    with pytest.raises(Changed):
+        store.replace("snapshot", b"3", tag)
+    assert store.get("snapshot") == b"2"
 
 
 def test_no_answer_for_long_is_still_resolved(faulty: Proxy, s3_address: str) -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 from trainer.storage.files import FileStore
 from trainer.storage.interface import (
     BadAddress,
+    Changed,
     Entry,
     Exists,
     NotFound,
@@ -25,6 +26,7 @@ from trainer.storage.s3 import S3Store
 
 __all__ = [
     "BadAddress",
+    "Changed",
     "Entry",
     "Exists",
     "NotFound",

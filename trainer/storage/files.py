@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
+import hashlib
 import os
 import shutil
 import time
@@ -12,6 +14,7 @@ from pathlib import Path
 
 from trainer.storage.interface import (
     PART_BYTES,
+    Changed,
     Entries,
     Entry,
     Exists,
@@ -66,6 +69,25 @@ class FileStore:
             except FileExistsError as error:
                 if self.get(key) != data:
                     raise Exists(f"{self.address}/{key} exists already") from error
+
+    def get_tagged(self, key: str) -> tuple[bytes, str]:
+        data = self.get(key)
+        return data, hashlib.sha256(data).hexdigest()
+
+    def replace(self, key: str, data: bytes, tag: str) -> None:
+        with self._errors("write", key), self._new_file(key, [data]) as draft:
+            folder = os.open(draft.parent, os.O_RDONLY)
+            try:
+                fcntl.flock(folder, fcntl.LOCK_EX)  # a writer waits for another's few milliseconds
+                known = self.local(key)
+                found = known.read_bytes() if known.exists() else None
+                if found == data:
+                    return
+                if found is None or hashlib.sha256(found).hexdigest() != tag:
+                    raise Changed(f"{self.address}/{key} was changed meanwhile")
+                os.replace(draft, known)
+            finally:
+                os.close(folder)
 
     def upload(
         self,

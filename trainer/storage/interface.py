@@ -30,6 +30,10 @@ class Exists(StorageError):
     """`create` found another writer's object."""
 
 
+class Changed(StorageError):
+    """`replace` found another version than the one it was to replace."""
+
+
 @dataclass(frozen=True)
 class Entry:
     """An object in a listing."""
@@ -72,6 +76,15 @@ class Store(Protocol):
 
         The same bytes under the key count as ours: an answer may have been lost on its way. So a
         writer that must know whether it won puts a token of its own into the bytes.
+        """
+
+    def get_tagged(self, key: str) -> tuple[bytes, str]:
+        """A small object's bytes, and the tag of this version."""
+
+    def replace(self, key: str, data: bytes, tag: str) -> None:
+        """Writes a small object durably over the version of that tag; else raises Changed.
+
+        As with `create`, the same bytes count as ours.
         """
 
     def upload(

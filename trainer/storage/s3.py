@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 
 from trainer.storage.interface import (
     PART_BYTES,
+    Changed,
     Clock,
     Entries,
     Entry,
@@ -103,7 +104,25 @@ class S3Store:
         self._call("put_object", key, **self._name(key), Body=data, ContentMD5=_md5(data))
 
     def create(self, key: str, data: bytes) -> None:
-        wanted = self._name(key) | {"Body": data, "ContentMD5": _md5(data), "IfNoneMatch": "*"}
+        self._put_if(key, data, {"IfNoneMatch": "*"})
+
+    def get_tagged(self, key: str) -> tuple[bytes, str]:
+        def attempt() -> tuple[bytes, str]:
+            answer = self._call("get_object", key, **self._name(key))
+            with contextlib.closing(answer["Body"]) as body:
+                return body.read(), str(answer["ETag"])
+
+        return self._body_repeated(key, attempt)
+
+    def replace(self, key: str, data: bytes, tag: str) -> None:
+        try:
+            self._put_if(key, data, {"IfMatch": tag})
+        except (Exists, NotFound) as error:
+            raise Changed(f"{self.address}/{key} was changed meanwhile") from error
+
+    def _put_if(self, key: str, data: bytes, condition: dict[str, str]) -> None:
+        """Raises Exists where the condition does not hold and the bytes there are not these."""
+        wanted = self._name(key) | {"Body": data, "ContentMD5": _md5(data)} | condition
         failure: StorageError | None = None
         for pause_s in _pauses(self._limits[2]):
             try:

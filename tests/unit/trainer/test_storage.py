@@ -12,7 +12,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trainer.storage import BadAddress, Entry, Exists, NotFound, StorageError, open_store, split
+from trainer.storage import (
+    BadAddress,
+    Changed,
+    Entry,
+    Exists,
+    NotFound,
+    StorageError,
+    open_store,
+    split,
+)
 
 
 @pytest.mark.parametrize(
@@ -132,6 +141,43 @@ def test_create_keeps_the_first_and_accepts_the_same_bytes(tmp_path: Path) -> No
     with pytest.raises(Exists, match=f"file://{tmp_path}/manifest exists already"):
         store.create("manifest", b"theirs")
     assert store.get("manifest") == b"ours"
+
+
+def test_replace_takes_the_version_that_was_read(tmp_path: Path) -> None:
+    store = open_store(str(tmp_path))
+    store.create("snapshot", b"1")
+    data, tag = store.get_tagged("snapshot")
+    assert data == b"1"
+    store.replace("snapshot", b"2", tag)
+    store.replace("snapshot", b"2", tag)
+    with pytest.raises(Changed, match=f"file://{tmp_path}/snapshot was changed meanwhile"):
+        store.replace("snapshot", b"3", tag)
+    with pytest.raises(Changed):
+        store.replace("absent", b"3", tag)
+    assert store.get("snapshot") == b"2"
+    assert [entry.key for entry in store.list()] == ["snapshot"]
+
+
+def test_each_version_is_replaced_once(tmp_path: Path) -> None:
+    store = open_store(str(tmp_path))
+    store.create("count", b"0 -")
+
+    def count(number: int) -> None:
+        for _ in range(20):
+            while True:
+                data, tag = store.get_tagged("count")
+                try:
+                    store.replace("count", b"%d %d" % (int(data.split()[0]) + 1, number), tag)
+                    break
+                except Changed:
+                    pass
+
+    writers = [threading.Thread(target=count, args=(number,)) for number in range(4)]
+    for writer in writers:
+        writer.start()
+    for writer in writers:
+        writer.join()
+    assert store.get("count").split()[0] == b"80"
 
 
 def test_one_of_many_writers_creates(tmp_path: Path) -> None:
