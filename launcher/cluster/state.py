@@ -136,7 +136,9 @@ def _reason(
         return "its workers are saving and leaving"
     if state == "Running":
         return next((text for pod in pods if (text := reasons.of_pod(pod))), "")
-    return reasons.of_job(job, pods, events, workload)
+    # Pods that are still there leave because of the queue: how they ended is no reason.
+    queue = reasons.of_workload(workload) if state == "Queued" and workload is not None else ""
+    return queue or reasons.of_job(job, pods, events, workload)
 
 
 def _worker(pod: Object) -> WorkerStatus:

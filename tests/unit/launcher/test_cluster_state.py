@@ -245,6 +245,14 @@ def test_why_a_queue_holds_a_job_back(case: str) -> None:
     assert "deactivated" in reasons.of_workload({"spec": {"active": False}, "status": status})
 
 
+def test_pods_that_leave_for_the_queue_are_not_why_a_job_waits() -> None:
+    thing = job("Suspended", suspend=True, labels=QUEUE)
+    leaving = pod(state=ended(143, message="terminated on request"), phase="Failed")
+    workload = {"spec": {"active": True}, "status": WORKLOADS["preempted"][0]}
+    found = read_status(thing, [leaving], NOW, workload=workload)
+    assert (found.state, found.reason) == ("Queued", WORKLOADS["preempted"][1])
+
+
 def test_a_trainjob_reads_like_a_pytorchjob() -> None:
     thing = {
         "metadata": job()["metadata"],
