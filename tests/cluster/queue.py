@@ -144,3 +144,19 @@ def queue_objects(namespace: str, name: str, gpus: int) -> list[dict[str, Any]]:
             "spec": {"clusterQueue": name},
         },
     ]
+
+
+def priority_queue(namespace: str, name: str, gpus: int) -> list[dict[str, Any]]:
+    """The same, where a job of priority NAME-high takes the place of one of NAME-low."""
+    objects = queue_objects(namespace, name, gpus)
+    objects[1]["spec"]["preemption"] = {"withinClusterQueue": "LowerPriority"}
+    priorities = [
+        {
+            "apiVersion": objects[1]["apiVersion"],
+            "kind": "WorkloadPriorityClass",
+            "metadata": {"name": f"{name}-{level}"},
+            "value": value,
+        }
+        for level, value in (("low", 1), ("high", 100))
+    ]
+    return [*objects, *priorities]

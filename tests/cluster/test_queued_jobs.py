@@ -13,7 +13,7 @@ import pytest
 
 from tests.cluster.cli import Cli
 from tests.cluster.cluster import Cluster
-from tests.cluster.queue import queue_objects
+from tests.cluster.queue import priority_queue
 
 QUOTA = 4
 PATIENCE_S = 90.0
@@ -33,18 +33,7 @@ def cli(
     """A namespace with a queue of its own name that admits QUOTA GPUs, by priority."""
     name = f"queue-{uuid.uuid4().hex[:8]}"
     queued.plane.kubectl("create", "namespace", name)
-    objects = queue_objects(name, name, QUOTA)
-    objects[1]["spec"]["preemption"] = {"withinClusterQueue": "LowerPriority"}
-    priorities = [
-        {
-            "apiVersion": "kueue.x-k8s.io/v1beta2",
-            "kind": "WorkloadPriorityClass",
-            "metadata": {"name": f"{name}-{level}"},
-            "value": value,
-        }
-        for level, value in (("low", 1), ("high", 100))
-    ]
-    queued.plane.apply(*objects, *priorities)
+    queued.plane.apply(*priority_queue(name, name, QUOTA))
     yield Cli(queued.plane, name, tmp_path, capsys, monkeypatch)
     queued.plane.kubectl("delete", "namespace", name, "--wait=false")
     queued.plane.kubectl("delete", "clusterqueue", name, "--wait=false")

@@ -46,13 +46,17 @@ class ClusterRun(Run):
         return launcher(verb, self.name, "-n", self.namespace, *flags).stdout
 
     def metrics(self) -> Lines:
-        key = f"runs/{self.name}/metrics.jsonl"
+        return [json.loads(line) for line in self.stored("metrics.jsonl").splitlines()]
+
+    def stored(self, key: str) -> str:
+        """The text of an object in the run's folder; empty where there is none."""
+        name = f"{self._prefix()}runs/{self.name}/{key}"
         with self._client() as client:
             try:
-                body = client.get_object(Bucket=BUCKET, Key=self._prefix() + key)["Body"].read()
+                body: bytes = client.get_object(Bucket=BUCKET, Key=name)["Body"].read()
             except client.exceptions.NoSuchKey:
-                return []
-        return [json.loads(line) for line in body.decode().splitlines()]
+                return ""
+        return body.decode()
 
     def finished(self, timeout: str = "300s") -> None:
         flags = ("-n", self.namespace, "--timeout", timeout)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import subprocess
 import sys
 import uuid
@@ -11,13 +12,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.cluster.cluster import Cluster, shared_node
+from tests.cluster.cluster import Cluster, running_cluster, shared_node
+from tests.cluster.queue import priority_queue
 from tests.cluster.tools import Unavailable
 from tests.conftest import absent
 from tests.e2e.accounts import SAMPLES
 from tests.e2e.cluster_runs import ClusterRun, cluster_options, prepare, write_patch
 from tests.e2e.runs import SMALL, Run, launcher
 from tests.servers import S3Server, s3_server
+
+QUOTA = 2
+"""GPUs of the queue: one job of two workers at a time."""
 
 
 @pytest.fixture(scope="session")
@@ -83,8 +88,7 @@ def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
 @pytest.fixture(scope="session")
 def node_s3(node: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
     """An S3 server of this machine that the node's pods reach."""
-    assert node.node is not None
-    with s3_server(tmp_path_factory.mktemp("node-s3"), node.node.network.host) as server:
+    with s3_server(tmp_path_factory.mktemp("node-s3"), _host(node)) as server:
         yield server
 
 
@@ -97,11 +101,54 @@ def make_cluster_run(
     monkeypatch: pytest.MonkeyPatch,
 ) -> Iterator[Callable[..., ClusterRun]]:
     """Makes jobs in a namespace that goes with them at the test's end."""
-    monkeypatch.setenv("KUBECONFIG", str(node.plane.kubeconfig))
+    with runs_on(node, node_s3, _new_namespace(), shards, tmp_path, monkeypatch) as make:
+        yield make
+
+
+@pytest.fixture
+def make_queued_run(
+    shards: Path,
+    tmp_path: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+    monkeypatch: pytest.MonkeyPatch,
+) -> Iterator[Callable[..., ClusterRun]]:
+    """Makes jobs of a priority, low or high, that wait for QUOTA GPUs.
+
+    On a cluster of their own: on the others Kueue's webhooks would have a say in every job.
+    """
+    folder = tmp_path_factory.mktemp("queued-node")
+    namespace = _new_namespace()
+    try:
+        with (
+            running_cluster(folder / "state", with_node=True, with_queue=True) as cluster,
+            s3_server(folder / "s3", _host(cluster)) as s3,
+            runs_on(cluster, s3, namespace, shards, tmp_path, monkeypatch) as make,
+        ):
+            cluster.plane.apply(*priority_queue(namespace, namespace, QUOTA))
+
+            def make_queued(name: str, priority: str, epochs: int) -> ClusterRun:
+                level = f"job.kueue.priority_class={namespace}-{priority}"
+                return make(name, f"--queue={namespace}", level, epochs=epochs)
+
+            yield make_queued
+    except Unavailable as error:
+        absent(str(error))
+
+
+@contextlib.contextmanager
+def runs_on(
+    cluster: Cluster,
+    s3: S3Server,
+    namespace: str,
+    shards: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> Iterator[Callable[..., ClusterRun]]:
+    """Makes jobs in a new namespace that goes with them at the end."""
+    monkeypatch.setenv("KUBECONFIG", str(cluster.plane.kubeconfig))
     for variable in ("XDG_STATE_HOME", "XDG_CONFIG_HOME", "XDG_CACHE_HOME"):
         monkeypatch.setenv(variable, str(tmp_path / variable))
-    namespace = f"e2e-{uuid.uuid4().hex[:8]}"
-    prepare(node, node_s3, namespace, shards)
+    prepare(cluster, s3, namespace, shards)
 
     def make(
         name: str, *options: str, workers: tuple[int, int, int] = (2, 2, 3), epochs: int = 5
@@ -110,7 +157,17 @@ def make_cluster_run(
         write_patch(patch, audit)
         common = ("--model=resnet18", *cluster_options(namespace, patch, workers), *SMALL)
         every = (*common, f"epochs={epochs}", *options)
-        return ClusterRun(name, Path("/nowhere"), audit, every, node, namespace, node_s3)
+        return ClusterRun(name, Path("/nowhere"), audit, every, cluster, namespace, s3)
 
     yield make
-    node.plane.kubectl("delete", "namespace", namespace, "--timeout=60s")
+    cluster.plane.kubectl("delete", "namespace", namespace, "--timeout=60s")
+
+
+def _new_namespace() -> str:
+    return f"e2e-{uuid.uuid4().hex[:8]}"
+
+
+def _host(cluster: Cluster) -> str:
+    """The machine's address, where the node's pods reach it."""
+    assert cluster.node is not None
+    return cluster.node.network.host
