@@ -125,6 +125,7 @@ def _place(request: Request, job: JobConfig, known: Settings) -> JobConfig:
         "image",
         "namespace",
         "budget",
+        "user",
         "queue",
         "s3_secret",
         "priority_class",
@@ -146,6 +147,7 @@ def _place(request: Request, job: JobConfig, known: Settings) -> JobConfig:
     chosen["stage"] = request.stage or job.stage or known.get("stage") or "train"
     for key in ("namespace", "queue", "s3_secret", "priority_class"):
         spec.check_object_name(chosen[key], key)
+    chosen["user"] = spec.as_label(chosen["user"])  # a login may hold what no label may
     for key in ("budget", "stage", "queue"):
         spec.check_label(chosen[key], key)
     if any(character.isspace() for character in chosen["image"]):

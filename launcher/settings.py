@@ -23,6 +23,7 @@ KEYS: dict[str, str] = {
     "checkpoints": "folder (file:// or s3://) under which each run gets its own",
     "namespace": "namespace of the cluster; empty: the context's",
     "budget": "budget that jobs are charged to",
+    "user": "who is shown as the user of jobs; built-in: the login",
     "stage": "stage of the pipeline, for accounting",
     "queue": "Kueue's LocalQueue",
     "s3_secret": "Secret with AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY",
@@ -81,6 +82,7 @@ def load(env: Mapping[str, str], folder: Path) -> Settings:
     ]
     layers = [(path, _read(path, table)) for path, table in candidates if path.is_file()]
     entries = {key: Setting("", "built-in") for key in KEYS}
+    entries["user"] = Setting(env.get("LOGNAME") or env.get("USER") or "", "built-in")
     for path, layer in reversed(layers):
         entries |= {key: Setting(value, str(path)) for key, value in layer.items()}
     for key in KEYS:

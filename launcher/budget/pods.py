@@ -12,7 +12,7 @@ from datetime import datetime
 from typing import Any
 
 from launcher.budget.records import Interval, Owner, Source
-from launcher.spec import BUDGET_LABEL, JOB_LABEL, STAGE_LABEL
+from launcher.spec import BUDGET_LABEL, JOB_LABEL, MODEL_LABEL, STAGE_LABEL, USER_LABEL
 
 Object = Mapping[str, Any]
 
@@ -25,7 +25,6 @@ GPU_TYPE_LABELS = (
 """Of a node; the first that is there names its GPUs."""
 UNKNOWN = "unknown"
 FINALIZER = "launcher.dev/gpu-ledger"
-MODEL_LABEL, USER_LABEL = "launcher.dev/model", "launcher.dev/user"
 
 
 @dataclass(frozen=True)

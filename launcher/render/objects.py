@@ -13,10 +13,13 @@ from launcher.spec import (
     HANG_ANNOTATION,
     JOB_LABEL,
     MODEL_ANNOTATION,
+    MODEL_LABEL,
     RESTART_WINDOW_ANNOTATION,
     RESTARTS_ALLOWED_ANNOTATION,
     STAGE_LABEL,
+    USER_LABEL,
     JobSpec,
+    as_label,
 )
 
 Object = dict[str, Any]
@@ -43,7 +46,14 @@ def named(spec: JobSpec, base: str, name: str) -> Object:
 
 def labels(spec: JobSpec) -> dict[str, str]:
     """What every object and pod of the job bears."""
-    found = {JOB_LABEL: spec.name, STAGE_LABEL: spec.job.stage, BUDGET_LABEL: spec.job.budget}
+    job = spec.job
+    found = {
+        JOB_LABEL: spec.name,
+        MODEL_LABEL: as_label(spec.run.model.name),
+        USER_LABEL: job.user,
+        STAGE_LABEL: job.stage,
+        BUDGET_LABEL: job.budget,
+    }
     return {key: value for key, value in found.items() if value}
 
 

@@ -163,6 +163,9 @@ class JobConfig:
     )
     namespace: str = setting("", "namespace; empty: the context's", "as kubectl")
     budget: str = setting("", "budget that is charged; empty: none", "one team may need none")
+    user: str = setting(
+        "", "who is shown as its user; empty: the setting, which is the login", "each submits"
+    )
     stage: str = setting(
         "", "stage of the pipeline, for accounting; empty: train", "this job trains"
     )

@@ -10,6 +10,8 @@ DOMAIN = "launcher.dev"
 JOB_LABEL = f"{DOMAIN}/job"
 BUDGET_LABEL = f"{DOMAIN}/budget"
 STAGE_LABEL = f"{DOMAIN}/stage"
+MODEL_LABEL = f"{DOMAIN}/model"
+USER_LABEL = f"{DOMAIN}/user"
 MODEL_ANNOTATION = f"{DOMAIN}/model"
 CHECKPOINTS_ANNOTATION = f"{DOMAIN}/checkpoints"
 """Annotation with the address of the run's own folder."""
@@ -58,6 +60,11 @@ def check_label(value: str, where: str) -> str:
             "'-', '_' and '.', a letter or digit first and last"
         )
     return value
+
+
+def as_label(text: str) -> str:
+    """Any text as near to itself as a label can be: a network's or a person's name."""
+    return re.sub(r"[^-A-Za-z0-9_.]+", "-", text)[:63].strip("-_.")
 
 
 def check_object_name(value: str, where: str) -> str:
