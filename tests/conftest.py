@@ -8,7 +8,12 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.ending import end_on_sigterm
 from tests.servers import BUCKET, ISOLATED, S3Server, Unavailable, s3_server
+
+
+def pytest_configure() -> None:
+    end_on_sigterm()
 
 
 def absent(reason: str) -> None:

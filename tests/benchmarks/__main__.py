@@ -13,6 +13,7 @@ import sys
 from pathlib import Path
 
 from tests.benchmarks.table import Row, machine, render
+from tests.ending import end_on_sigterm
 
 HERE = Path(__file__).parent
 OUT = Path("build/bench")
@@ -31,6 +32,7 @@ def main() -> int:
     if name not in known:
         print(f"no benchmark {name!r}; there are: {', '.join(known)}", file=sys.stderr)
         return 2
+    end_on_sigterm()
     rows: list[Row] = importlib.import_module(f"tests.benchmarks.bench_{name}").measure()
     print(f"\n{machine()}\n\n{render(rows)}")
     OUT.mkdir(parents=True, exist_ok=True)

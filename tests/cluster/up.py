@@ -12,6 +12,7 @@ from tests.cluster.cluster import make_cluster
 from tests.cluster.parts import NotReady, living
 from tests.cluster.remains import clear, record
 from tests.cluster.tools import Unavailable, kubectl
+from tests.ending import end_on_sigterm
 
 
 def folder() -> Path:
@@ -25,6 +26,7 @@ def main() -> int:
     parser.add_argument("--node", action="store_true", help="with a node that runs pods")
     parser.add_argument("--queue", action="store_true", help="with Kueue")
     options = parser.parse_args()
+    end_on_sigterm()
     place = folder()
     if living(place):
         print(f"the cluster is up already; `make cluster-down` ends it\n{_usage(place)}")
