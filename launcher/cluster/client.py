@@ -83,9 +83,13 @@ class Api:
         namespace: str | None = None,
         labels: str = "",
         fields: str = "",
+        keep: Callable[[Object], Object] | None = None,
     ) -> Listing:
-        """All objects that match, in pages. namespace: None is the own one, "" are all."""
-        items, version = self._list(kind, _same, namespace, labels, fields)
+        """All objects that match, in pages. namespace: None is the own one, "" are all.
+
+        keep: what is kept of each object; no more than a page of whole ones is held.
+        """
+        items, version = self._list(kind, keep or _same, namespace, labels, fields)
         return Listing(items, version)
 
     def each(

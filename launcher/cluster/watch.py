@@ -59,12 +59,15 @@ class Watch(threading.Thread):
         namespace: str | None = None,
         labels: str = "",
         fields: str = "",
+        keep: Callable[[Object], Object] | None = None,
         silence_s: float = SILENCE_S,
     ) -> None:
+        """keep: what is kept and told of each object; its uid and version must be."""
         super().__init__(name=f"watch-{kind.plural}", daemon=True)
         self.api, self.kind, self.tell, self.fail = api, kind, tell, fail
         self.namespace = api.namespace if namespace is None else namespace
         self.labels, self.fields, self.silence_s = labels, fields, silence_s
+        self.keep = keep
         self.known: dict[str, Object] = {}
         """By uid."""
         self.lists = 0
@@ -125,7 +128,11 @@ class Watch(threading.Thread):
     def _list(self) -> None:
         """Tells what differs from what was known."""
         listing = self.api.listing(
-            self.kind, namespace=self.namespace, labels=self.labels, fields=self.fields
+            self.kind,
+            namespace=self.namespace,
+            labels=self.labels,
+            fields=self.fields,
+            keep=self.keep,
         )
         self.lists += 1
         found = {thing["metadata"]["uid"]: thing for thing in listing.items}
@@ -177,7 +184,7 @@ class Watch(threading.Thread):
             code = int(thing.get("code", 500))
             raise failure(code, json.dumps(thing).encode(), self.kind, self.kind.plural)
         if event["type"] != "BOOKMARK":
-            self._tell(Change(event["type"], thing))
+            self._tell(Change(event["type"], thing if self.keep is None else self.keep(thing)))
         self._version = _version(thing)
         self._heard += 1
 

@@ -12,16 +12,19 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 
 from launcher.cluster.client import Api
 from launcher.cluster.kinds import JOB, NODE, POD, PYTORCHJOB, SERVICE, Kind
 from launcher.cluster.watch import Change, Watch
 from launcher.controller.act import Hands, NotLeading
+from launcher.controller.brief import brief
 from launcher.controller.decide import decide
 from launcher.controller.health import Counters
 from launcher.controller.lease import REQUEST_TIMEOUT_S, Elector
 from launcher.controller.memory import Memory, Progress, read
-from launcher.controller.scrape import scrape
+from launcher.controller.observe import is_reading_due
+from launcher.controller.scrape import Scraper
 from launcher.controller.store import Key, Store
 from launcher.controller.view import Reading, View, addresses
 from launcher.errors import Conflict, LauncherError, TimedOut
@@ -70,6 +73,7 @@ class Controller:
         self._progress: dict[Key, tuple[str, Progress]] = {}
         """The stretch of the job, and what was last read in it."""
         self._readings: dict[Key, tuple[float, Reading]] = {}
+        self._scraper = Scraper()
         self._scraping: set[Key] = set()
         self._unsynced = 0
         self._watches = self._make_watches()
@@ -117,8 +121,8 @@ class Controller:
             self._store.note_absent_nodes(time.time())
             for key in self._store.jobs():
                 view = self._store.view(key, time.time(), None)
-                if view is not None and _wants_reading(view):
-                    self._readings[key] = (time.time(), scrape(addresses(view)))
+                if view is not None and is_reading_due(view):
+                    self._readings[key] = (time.time(), self._scraper.read(key, addresses(view)))
                 failed += not self._look(key)
                 self.elector.try_once()
             self.elector.release()
@@ -143,6 +147,7 @@ class Controller:
         self.counters.gauges = {
             "leading": float(self.elector.is_leading),
             "jobs": float(len(self._store.jobs())),
+            "due": float(len(self._queued)),
         }
         return 200, self.counters.text()
 
@@ -154,34 +159,27 @@ class Controller:
             self._beat_at = time.monotonic()
             if self._beat_at >= tick_at:
                 tick_at = self._beat_at + self.settings.tick_s
-                self._tick(pool)
+                self._tick()
             key = self._next(min(1.0, tick_at - time.monotonic()))
             if key is not None and self._is_synced and self.elector.is_leading:
-                self._look(key)
+                self._look(key, pool)
 
-    def _tick(self, pool: ThreadPoolExecutor) -> None:
-        now = time.time()
-        self._store.note_absent_nodes(now)
+    def _tick(self) -> None:
+        self._store.note_absent_nodes(time.time())
         keys = self._store.jobs()
         self._forget_gone(set(keys))
         for key in keys:
             self._enqueue(key)
-            view = self._store.view(key, now, None)
-            if view is None or key in self._scraping or not self.elector.is_leading:
-                continue
-            if _wants_reading(view):
-                self._scraping.add(key)
-                pool.submit(scrape, addresses(view)).add_done_callback(
-                    lambda future, key=key: self._scraped(key, future)  # type: ignore[misc]
-                )
 
-    def _look(self, key: Key) -> bool:
+    def _look(self, key: Key, pool: ThreadPoolExecutor | None = None) -> bool:
         """Decides about one job and acts; what fails, and returns False, is due again at the next
-        tick."""
+        tick. pool: has the metrics read where that is due; the job is looked at again then."""
         now = time.time()
         view = self._store.view(key, now, self._reading(key, now))
         if view is None:
             return True
+        if pool is not None:
+            self._read_if_due(key, view, now, pool)
         try:
             memory = self._recall(key, view)
             decision = decide(view, now, self.settings.node_grace_s, memory)
@@ -202,6 +200,17 @@ class Controller:
             self.counters.count("Defect")
             logger.exception("%s/%s: defect of the controller", *key)
         return False
+
+    def _read_if_due(self, key: Key, view: View, now: float, pool: ThreadPoolExecutor) -> None:
+        age_s = now - self._readings.get(key, (0.0, None))[0]
+        # Once a tick at most: each reading is followed by a look.
+        if key in self._scraping or age_s < self.settings.tick_s / 2:
+            return
+        if is_reading_due(view, age_s):
+            self._scraping.add(key)
+            pool.submit(self._scraper.read, key, addresses(view)).add_done_callback(
+                lambda future: self._scraped(key, future)
+            )
 
     def _recall(self, key: Key, view: View) -> Memory:
         """What the job's annotations say, and the progress read since they were written."""
@@ -266,7 +275,15 @@ class Controller:
                 with self._lock:
                     self._unsynced -= 1
 
-        return Watch(self._api, kind, tell, self._failed, namespace=namespace, labels=labels)
+        return Watch(
+            self._api,
+            kind,
+            tell,
+            self._failed,
+            namespace=namespace,
+            labels=labels,
+            keep=partial(brief, kind),
+        )
 
     @property
     def _is_synced(self) -> bool:
@@ -287,8 +304,9 @@ class Controller:
 
     def _forget_gone(self, keys: set[Key]) -> None:
         for known in (self._readings, self._progress):
-            for key in [key for key in known if key not in keys]:
+            for key in [key for key in tuple(known) if key not in keys]:  # others add to it
                 del known[key]
+        self._scraper.forget_all_but(keys)
 
     def _hands_of(self, namespace: str) -> Hands:
         if namespace not in self._hands:
@@ -307,10 +325,3 @@ class Controller:
 def _stretch(view: View, memory: Memory) -> str:
     """Names this job, not another of its name, between two suspensions."""
     return f"{view.job['metadata']['uid']} {memory.stretch}"
-
-
-def _wants_reading(view: View) -> bool:
-    """Whether progress matters: hangs are looked for, or workers have failed."""
-    if view.is_suspended or view.is_finished or not view.running:
-        return False
-    return bool(view.hang_s or read(view.notes).restart_times)

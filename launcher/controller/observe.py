@@ -13,7 +13,7 @@ from typing import Any
 
 from launcher.cluster.fields import held
 from launcher.cluster.kinds import Object
-from launcher.controller.memory import Memory, Progress, Worker
+from launcher.controller.memory import Memory, Progress, Worker, read
 from launcher.controller.view import (
     UNREACHABLE,
     Reading,
@@ -24,6 +24,10 @@ from launcher.controller.view import (
     seconds,
 )
 
+READ_EVERY_S = 30.0
+"""While all is well with a job: a second try is left before a reading is too old to count."""
+READINGS_A_HANG = 20
+"""At least, where a hang is told by a shorter time."""
 SAME_FAILURES = 3
 TIMES_KEPT = 200
 """Or as many as the budget needs; annotations have a limit of 256 KiB."""
@@ -43,6 +47,18 @@ def observe(memory: Memory, view: View, now: float) -> Memory:
     if view.reading is not None and view.reading != UNREACHABLE:
         memory = _see_reading(memory, view.reading, now)
     return memory
+
+
+def is_reading_due(view: View, age_s: float = float("inf")) -> bool:
+    """Whether the metrics are to be read: workers have failed of late, or hangs are looked for.
+
+    age_s: of the last reading.
+    """
+    if view.is_suspended or view.is_finished or not view.running:
+        return False
+    if read(view.notes).restart_times:
+        return True
+    return bool(view.hang_s) and age_s >= min(READ_EVERY_S, view.hang_s / READINGS_A_HANG)
 
 
 def elapsed_s(memory: Memory, now: float) -> float:

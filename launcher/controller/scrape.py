@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import re
-import urllib.request
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
+from launcher.controller.store import Key
 from launcher.controller.view import UNREACHABLE, Reading
 
 TIMEOUT_S = 2.0
@@ -18,13 +19,41 @@ STAMP = "trainer_update_last_timestamp_seconds"
 _LINE = re.compile(rf"^({UPDATES}|{STAMP})(?:{{[^}}]*}})? ([-+.eE0-9]+)", re.MULTILINE)
 
 
-def scrape(addresses: Sequence[str]) -> Reading:
-    """The furthest of what these host:port tell; UNREACHABLE if none answers."""
+class Scraper:
+    """Asks the workers of jobs, and remembers who of each job answered."""
+
+    def __init__(self) -> None:
+        self._last: dict[Key, tuple[str, Reading]] = {}
+
+    def read(self, key: Key, addresses: Sequence[str]) -> Reading:
+        """The furthest of what these host:port tell; UNREACHABLE if none answers.
+
+        While the one that answered last tells of a new update, nobody else is asked.
+        """
+        address, before = self._last.get(key, ("", UNREACHABLE))
+        if address in addresses:
+            reading = _scrape(address)
+            if reading.stamp > before.stamp:
+                self._last[key] = address, reading
+                return reading
+        found = _scrape_all(addresses)
+        if not found:
+            return UNREACHABLE
+        address, reading = max(found.items(), key=lambda each: (each[1].stamp, each[1].updates))
+        self._last[key] = address, reading
+        return reading
+
+    def forget_all_but(self, keys: Collection[Key]) -> None:
+        """Jobs that are gone are not remembered."""
+        for key in [key for key in tuple(self._last) if key not in keys]:
+            self._last.pop(key, None)
+
+
+def _scrape_all(addresses: Sequence[str]) -> dict[str, Reading]:
     if not addresses:
-        return UNREACHABLE
+        return {}
     with ThreadPoolExecutor(min(len(addresses), ASKED_AT_ONCE)) as pool:
-        readings = list(pool.map(_scrape, addresses))
-    return max(readings, key=lambda each: (each.stamp, each.updates))
+        return dict(zip(addresses, pool.map(_scrape, addresses), strict=True))
 
 
 def parse(text: str) -> Reading:
@@ -36,9 +65,13 @@ def parse(text: str) -> Reading:
 
 
 def _scrape(address: str) -> Reading:
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # pods are near
-    try:
-        with opener.open(f"http://{address}/metrics", timeout=TIMEOUT_S) as answer:
+    # No proxy: pods are near.
+    with contextlib.closing(http.client.HTTPConnection(address, timeout=TIMEOUT_S)) as connection:
+        try:
+            connection.request("GET", "/metrics")
+            answer = connection.getresponse()
+            if answer.status != http.client.OK:
+                return UNREACHABLE
             return parse(answer.read(MOST_BYTES).decode(errors="replace"))
-    except (OSError, ValueError, http.client.HTTPException):
-        return UNREACHABLE
+        except (OSError, ValueError, http.client.HTTPException):
+            return UNREACHABLE

@@ -10,6 +10,7 @@ from typing import TypeVar
 from launcher.cluster.fields import labels_of
 from launcher.cluster.kinds import JOB, NODE, POD, PYTORCHJOB, SERVICE, Kind, Object
 from launcher.cluster.watch import Change
+from launcher.controller.brief import brief
 from launcher.controller.view import Reading, View
 from launcher.spec import JOB_LABEL
 
@@ -33,11 +34,9 @@ class Store:
         self._absent_since: dict[str, float] = {}
 
     def tell(self, kind: Kind, change: Change) -> None:
-        """Takes a change in."""
+        """Takes a change in, of an object as `brief` keeps it."""
         thing, gone = change.object, change.type == "DELETED"
         metadata = thing["metadata"]
-        metadata.pop("managedFields", None)  # half of an object, and of no use here
-        thing.setdefault("kind", kind.name)  # the items of a list have none
         if kind is NODE:
             with self._lock:
                 _put(self._nodes, metadata["name"], None if gone else thing)
@@ -58,8 +57,7 @@ class Store:
         with self._lock:
             known = self._jobs.get(key)
             if known is old:
-                new["metadata"].pop("managedFields", None)
-                self._jobs[key] = new
+                self._jobs[key] = brief(PYTORCHJOB, new)
 
     def jobs(self) -> list[Key]:
         with self._lock:

@@ -222,11 +222,12 @@ class Metrics:
     """What rank 0 serves: real HTTP, figures that the test sets."""
 
     def __init__(self) -> None:
-        self.updates, self.stamp = 0, 0.0
+        self.updates, self.stamp, self.asked = 0, 0.0, 0
         metrics = self
 
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
+                metrics.asked += 1
                 body = (
                     f'trainer_updates_total{{run="r"}} {metrics.updates}\n'
                     f'trainer_update_last_timestamp_seconds{{run="r"}} {metrics.stamp}\n'

@@ -1,11 +1,12 @@
-"""Objects of a job as the API server would give them, for the controller's pure parts."""
+"""Objects of a job as the controller keeps them of the API server's, for its pure parts."""
 
 from __future__ import annotations
 
 from datetime import UTC, datetime
 from typing import Any
 
-from launcher.cluster.kinds import Object
+from launcher.cluster.kinds import JOB, NODE, POD, PYTORCHJOB, SERVICE, Object
+from launcher.controller.brief import brief
 from launcher.controller.view import Reading, View
 
 NOW = 1_800_000_000
@@ -64,7 +65,7 @@ def job(
         "elasticPolicy": {"minReplicas": 1, "maxReplicas": 8},
         "pytorchReplicaSpecs": {"Worker": {"replicas": replicas, "template": {"spec": {}}}},
     }
-    return {"metadata": metadata, "spec": spec, "status": status}
+    return brief(PYTORCHJOB, {"metadata": metadata, "spec": spec, "status": status})
 
 
 def pod(
@@ -101,11 +102,9 @@ def pod(
     if deleted:
         metadata["deletionTimestamp"] = at(NOW)
     port = {"name": "metrics", "containerPort": 9090}
-    return {
-        "metadata": metadata,
-        "spec": {"nodeName": node, "containers": [{"name": "pytorch", "ports": [port]}]},
-        "status": {"phase": phase, "podIP": f"10.0.0.{index}", "containerStatuses": [container]},
-    }
+    spec = {"nodeName": node, "containers": [{"name": "pytorch", "ports": [port]}]}
+    status = {"phase": phase, "podIP": f"10.0.0.{index}", "containerStatuses": [container]}
+    return brief(POD, {"metadata": metadata, "spec": spec, "status": status})
 
 
 def node(name: str, silent_since: float | None = None) -> tuple[str, Object]:
@@ -113,7 +112,8 @@ def node(name: str, silent_since: float | None = None) -> tuple[str, Object]:
     status = "True" if silent_since is None else "Unknown"
     since = at(STARTED if silent_since is None else silent_since)
     condition = {"type": "Ready", "status": status, "lastTransitionTime": since}
-    return name, {"metadata": {"name": name}, "status": {"conditions": [condition]}}
+    whole = {"metadata": {"name": name}, "status": {"conditions": [condition]}}
+    return name, brief(NODE, whole)
 
 
 def helper(kind: str = "Job", *, suspended: bool = False, owned: bool = True) -> Object:
@@ -121,7 +121,8 @@ def helper(kind: str = "Job", *, suspended: bool = False, owned: bool = True) ->
     metadata: dict[str, Any] = {"name": "a-rendezvous", "namespace": "ml", "resourceVersion": "1"}
     if owned:
         metadata["ownerReferences"] = [{"uid": "job-uid"}]
-    return {"kind": kind, "metadata": metadata, "spec": {"suspend": suspended}, "status": {}}
+    whole = {"metadata": metadata, "spec": {"suspend": suspended}, "status": {}}
+    return brief(JOB if kind == "Job" else SERVICE, whole)
 
 
 def view(

@@ -5,12 +5,13 @@ from __future__ import annotations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from launcher.cluster.kinds import Object
+from launcher.cluster.kinds import POD, PYTORCHJOB, Object
 from launcher.controller.act import PROGRESS_EVERY_S, is_news
+from launcher.controller.brief import brief
 from launcher.controller.decide import decide
 from launcher.controller.memory import MEMORY, RESTART_TIMES, Memory, Progress, Worker, read, write
-from launcher.controller.observe import observe, signature
-from launcher.controller.scrape import parse, scrape
+from launcher.controller.observe import is_reading_due, observe, signature
+from launcher.controller.scrape import Scraper, parse
 from launcher.controller.view import UNREACHABLE, Reading, View
 from tests.unit.launcher.controlled import GRACE_S, NOW, STARTED, helper, job, pod, view
 
@@ -233,4 +234,47 @@ def test_metrics_are_read_from_prometheus_text() -> None:
 
 
 def test_where_nobody_answers_nothing_is_known() -> None:
-    assert scrape([]) == UNREACHABLE
+    assert Scraper().read(("ml", "a"), []) == UNREACHABLE
+
+
+def test_a_job_that_is_well_is_read_less_often() -> None:
+    well = view(job(hang_s="1800"), pod())
+    assert is_reading_due(well)
+    assert [is_reading_due(well, age_s) for age_s in (29, 30)] == [False, True]
+    hasty = view(job(hang_s="60"), pod())
+    assert [is_reading_due(hasty, age_s) for age_s in (2, 3)] == [False, True]
+    failed = job(hang_s="1800", **{"restart-times": f"[{NOW}]"})
+    assert is_reading_due(view(failed, pod()), 0)
+    assert not is_reading_due(view(job(), pod()))
+    assert not is_reading_due(view(job(hang_s="1800"), pod(phase="Pending", deleted=True)))
+
+
+def test_of_an_object_only_what_is_looked_at_is_kept() -> None:
+    applied = {"kubectl.kubernetes.io/last-applied-configuration": "{}", "other": "kept"}
+    container = {
+        "name": "pytorch",
+        "env": [{"name": "RUN_CONFIG", "value": "long"}],
+        "ports": [{"name": "metrics"}],
+        "resources": {"limits": {"nvidia.com/gpu": "1"}},
+    }
+    template = {"metadata": {}, "spec": {"containers": [container], "volumes": []}}
+    metadata = {"name": "a", "managedFields": [{}], "annotations": applied}
+    worker = {"Worker": {"replicas": 2, "template": template}}
+    kept = brief(PYTORCHJOB, {"metadata": metadata, "spec": {"pytorchReplicaSpecs": worker}})
+    assert kept["metadata"] == {"name": "a", "annotations": {"other": "kept"}}
+    (left,) = kept["spec"]["pytorchReplicaSpecs"].values()
+    resources = {"resources": container["resources"]}
+    assert left == {"replicas": 2, "template": {"spec": {"containers": [resources]}}}
+    status = {"phase": "Running", "qosClass": "Burstable", "containerStatuses": [
+        {"name": "pytorch", "imageID": "x", "restartCount": 1}
+    ]}  # fmt: skip
+    kept = brief(POD, {"metadata": metadata, "spec": template["spec"], "status": status})
+    assert kept == {
+        "kind": "Pod",
+        "metadata": {"name": "a"},
+        "spec": {"containers": [{"name": "pytorch", "ports": [{"name": "metrics"}]}]},
+        "status": {
+            "phase": "Running",
+            "containerStatuses": [{"name": "pytorch", "restartCount": 1}],
+        },
+    }

@@ -1,0 +1,60 @@
+"""What the controller keeps of an object: of 8,000 pods the rest takes half a gigabyte. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from launcher.cluster.kinds import NODE, POD, PYTORCHJOB, Kind, Object
+
+_METADATA = (
+    "name",
+    "namespace",
+    "uid",
+    "resourceVersion",
+    "creationTimestamp",
+    "deletionTimestamp",
+    "finalizers",
+    "labels",
+    "ownerReferences",
+)
+_APPLIED = "kubectl.kubernetes.io/last-applied-configuration"
+"""Another copy of all of a job, where somebody used kubectl."""
+
+
+def brief(kind: Kind, thing: Object) -> Object:
+    """The object without what no duty looks at."""
+    kept: Object = {"kind": kind.name, "metadata": _only(thing["metadata"], _METADATA)}
+    spec, status = thing.get("spec", {}), thing.get("status", {})
+    if kind is PYTORCHJOB:
+        notes = thing["metadata"].get("annotations") or {}
+        kept["metadata"]["annotations"] = {k: v for k, v in notes.items() if k != _APPLIED}
+        kept["spec"] = spec | {"pytorchReplicaSpecs": _replicas(spec["pytorchReplicaSpecs"])}
+        kept["status"] = status
+    elif kind is POD:
+        kept["spec"] = _only(spec, ("nodeName",)) | _containers(spec, ("name", "ports"))
+        kept["status"] = _only(status, ("phase", "podIP", "conditions"))
+        for key in ("initContainerStatuses", "containerStatuses"):
+            if key in status:
+                names = ("name", "restartCount", "state", "lastState")
+                kept["status"][key] = [_only(each, names) for each in status[key]]
+    else:
+        if kind is not NODE:
+            kept["spec"] = _only(spec, ("suspend",))
+        kept["status"] = _only(status, ("conditions",))
+    return kept
+
+
+def _replicas(specs: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        name: each | {"template": {"spec": _containers(each["template"]["spec"], ("resources",))}}
+        for name, each in specs.items()
+    }
+
+
+def _containers(spec: Mapping[str, Any], keys: Iterable[str]) -> dict[str, Any]:
+    return {"containers": [_only(each, keys) for each in spec.get("containers", ())]}
+
+
+def _only(thing: Mapping[str, Any], keys: Iterable[str]) -> dict[str, Any]:
+    return {key: thing[key] for key in keys if key in thing}
