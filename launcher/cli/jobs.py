@@ -13,9 +13,9 @@ from launcher.cli import options as opt
 from launcher.cli.describe import description, document, listing
 from launcher.cli.follow import only_following, wait_for_end
 from launcher.cli.manners import KIND, Manner, Output, emit, seconds, tell
-from launcher.cli.places import Place, jobs_of, on_cluster, placed
+from launcher.cli.places import Place, jobs_of, on_cluster, placed, status_of
 from launcher.errors import UsageError
-from launcher.status import JobStatus
+from launcher.status import JobStatus, Progress
 
 
 def register(app: typer.Typer) -> None:
@@ -81,13 +81,18 @@ def status(
       launcher status resnet18-1a2b3c
       launcher status -n ml resnet18-1a2b3c -o json | jq -r .state
     """
-    found = jobs_of(place, context.obj, job).status(job)
     if output is Output.name:
-        print(f"{KIND}/{found.name}")
+        print(f"{KIND}/{jobs_of(place, context.obj, job).status(job).name}")
         return
     from launcher.progress import read_progress
 
-    progress = read_progress(found.checkpoints, datetime.now(UTC))
+    progress: Progress | str = ""
+
+    def read(address: str) -> None:
+        nonlocal progress
+        progress = read_progress(address, datetime.now(UTC))
+
+    found = status_of(place, context.obj, job, read)
     unknown = progress if isinstance(progress, str) else ""
     if not isinstance(progress, str):
         found = dataclasses.replace(found, progress=progress)

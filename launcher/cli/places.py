@@ -85,6 +85,17 @@ def jobs_of(place: Place, manner: Manner, name: str = "") -> Jobs:
     return local if _is_here(place, name) else on_cluster(place, manner)
 
 
+def status_of(place: Place, manner: Manner, name: str, beside: Callable[[str], None]) -> JobStatus:
+    """The status of a job; meanwhile `beside` is called with the address of its checkpoints."""
+    from launcher import local
+
+    if not _is_here(place, name):
+        return on_cluster(place, manner).status(name, beside)
+    found = local.status(name)
+    beside(found.checkpoints)
+    return found
+
+
 def on_cluster(
     place: Place, manner: Manner, verb: str = "", name: str = "", instead: str = ""
 ) -> ClusterJobs:

@@ -6,6 +6,7 @@ import contextlib
 import queue
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from typing import Any
 
@@ -56,14 +57,20 @@ class Jobs:
             jobs += of(TRAINJOB)
         return jobs
 
-    def status(self, name: str) -> JobStatus:
+    def status(self, name: str, beside: Callable[[str], None] | None = None) -> JobStatus:
         """A job as it is now, with its workers, its events and why it does not run.
 
+        beside: called with the address of its checkpoints while the server is waited for.
         Raises NotFound, naming jobs of a like name.
         """
         job, kind = self.find(name)
         pods = pods_of(self.api, name)
-        events = events_of(self.api, name)
+        with ThreadPoolExecutor(1) as pool:
+            # The longest wait: the server looks through all events of the namespace.
+            told = pool.submit(events_of, self.api, name)
+            if beside is not None:
+                beside(read_status(seen(job, kind), None, datetime.now(UTC)).checkpoints)
+            events = told.result()
         waiting = [pod for pod in pods if pod.get("status", {}).get("phase") in (None, "Pending")]
         for pod in waiting[:PODS_ASKED]:
             events += events_of(self.api, pod["metadata"]["name"])
