@@ -92,6 +92,9 @@ class ControlPlane:
             "--allocate-node-cidrs",
             f"--cluster-cidr={self.pods}",
             "--secure-port=0",
+            # Its defaults, 20 requests a second, would start 1,000 Jobs in some minutes.
+            "--kube-api-qps=200",
+            "--kube-api-burst=400",
         )
         self.launch(
             "kube-scheduler",

@@ -91,7 +91,8 @@ class FakeNodes:
                 "--manage-all-nodes=false",
                 "--manage-nodes-with-annotation-selector=kwok.x-k8s.io/node=fake",
                 f"--server-address=127.0.0.1:{self.port}",
-                "--node-lease-duration-seconds=600",
+                # A kubelet's; nodes that renew it less often count as lost after a minute.
+                "--node-lease-duration-seconds=40",
             ],
             # It reads settings from the user's home otherwise.
             {"KWOK_WORKDIR": str(self.plane.folder / "kwok")},
