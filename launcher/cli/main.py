@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from launcher.cli import (
+    calibrate,
     changes,
     completion,
     config,
@@ -16,6 +17,7 @@ from launcher.cli import (
     doctor,
     inspect,
     jobs,
+    plan,
     results,
     submit,
 )
@@ -75,8 +77,9 @@ def options(
         logging.basicConfig(level=logging.DEBUG, stream=sys.stderr)
 
 
-for group in (submit, jobs, changes, inspect, results, doctor, controller, completion):
+for group in (submit, jobs, changes, inspect, results, plan, calibrate, doctor, controller):
     group.register(app)
+completion.register(app)
 app.add_typer(config.app, name="config")
 
 

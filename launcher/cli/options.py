@@ -107,20 +107,20 @@ Overrides = Annotated[
 ]
 
 
-def _number(help: str, *names: str) -> Any:
+def number(help: str, *names: str) -> Any:
     return typer.Option(*names, help=help, parser=count, metavar="N")
 
 
-Gpus = Annotated[int | None, _number("GPUs wanted; default: the recipe's.")]
+Gpus = Annotated[int | None, number("GPUs wanted; default: the recipe's.")]
 GpusPerWorker = Annotated[
-    int | None, _number("GPUs of one worker; with --local: processes of one worker.")
+    int | None, number("GPUs of one worker; with --local: processes of one worker.")
 ]
-MinGpus = Annotated[int | None, _number("Fewest GPUs to run with; default: half.")]
-MaxGpus = Annotated[int | None, _number("Most GPUs to grow to; default: --gpus.")]
+MinGpus = Annotated[int | None, number("Fewest GPUs to run with; default: half.")]
+MaxGpus = Annotated[int | None, number("Most GPUs to grow to; default: --gpus.")]
 Local = Annotated[bool, typer.Option("--local", help="Run on this machine, without a cluster.")]
-LocalWorkers = Annotated[int | None, _number("Local workers; default: 2.", "--workers")]
-MinWorkers = Annotated[int | None, _number("Fewest local workers; default: half.")]
-MaxWorkers = Annotated[int | None, _number("Most local workers; default: --workers.")]
+LocalWorkers = Annotated[int | None, number("Local workers; default: 2.", "--workers")]
+MinWorkers = Annotated[int | None, number("Fewest local workers; default: half.")]
+MaxWorkers = Annotated[int | None, number("Most local workers; default: --workers.")]
 Name = Annotated[str, typer.Option(help="The job's name; default: MODEL-HASH, same for the same.")]
 Image = Annotated[str, typer.Option(help="Container image of the trainer.")]
 Data = Annotated[str, typer.Option(help="Address of the packed training set.")]

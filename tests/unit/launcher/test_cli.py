@@ -52,7 +52,7 @@ def test_the_verbs_are_these() -> None:
     names = {" ".join(path) for path in ALL}
     assert names == {
         "submit", "render", "list", "status", "logs", "cancel", "scale", "wait", "delete",
-        "suspend", "resume", "prune", "diff", "top", "bundle",
+        "suspend", "resume", "prune", "diff", "top", "bundle", "plan", "calibrate",
         "config view", "config get", "config set", "doctor", "controller", "plot", "completion",
         "version",
     }  # fmt: skip
@@ -232,7 +232,7 @@ def test_small_texts() -> None:
     assert not wants_json(["logs", "json-o", "-o", "yaml"])
 
 
-FORBIDDEN = ("torch", "boto3", "kubernetes", "jsonschema", "numpy", "matplotlib")
+FORBIDDEN = ("torch", "boto3", "kubernetes", "jsonschema", "numpy", "scipy", "matplotlib")
 WATCHED = f"""
 import sys
 class Watch:
@@ -264,6 +264,7 @@ def process(
         ["submit", "--model", "senet154", "--gpus", "64", "--dry-run=client"],
         ["list"],
         ["config", "view"],
+        ["plan", "--help"],
     ],
     ids=" ".join,
 )

@@ -1,0 +1,173 @@
+"""The verb that measures: calibrate, on this machine or as a job of one worker."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from launcher.cli import options as opt
+from launcher.cli.asked import checked_objects, complete, resolved
+from launcher.cli.manners import DryRun, tell
+from launcher.cli.places import KubeContext, Place, api_of
+from launcher.errors import LauncherError, UsageError
+from launcher.request import Request
+
+if TYPE_CHECKING:
+    from launcher.resolve import Resolved
+
+STEPS = (20, 500)
+"""Fewest and most timed steps: below, the median moves by more than it is told to."""
+
+NO_DATA = "s3://synthetic/unread"
+"""Address in place of the data, which a calibration makes itself."""
+
+
+def register(app: typer.Typer) -> None:
+    """Adds the verbs of this module."""
+    app.command()(calibrate)
+
+
+def calibrate(
+    context: typer.Context,
+    model: opt.Model,
+    overrides: opt.Overrides = None,
+    steps: Annotated[int, opt.number("Timed updates, after those that warm up.")] = 30,
+    local: opt.Local = False,
+    out: Annotated[
+        str,
+        typer.Option(metavar="FILE", help="With --local: add the result to this file, as JSON."),
+    ] = "",
+    name: opt.Name = "",
+    image: opt.Image = "",
+    checkpoints: opt.Checkpoints = "",
+    namespace: opt.Namespace = "",
+    budget: opt.Budget = "",
+    queue: opt.Queue = "",
+    dry_run: Annotated[
+        DryRun, typer.Option(help="client: print the objects; server: ask its admission too.")
+    ] = DryRun.none,
+    kube_context: KubeContext = "",
+) -> None:
+    """Time the training of one network on one GPU, for `launcher plan --measured`.
+
+    Real updates on made-up pictures, after the choice of precision and layout: median and spread
+    of seconds a picture. A job of one worker writes calibration.json into its run's folder; with
+    --local the result is printed, or added to --out.
+
+    \b
+    Examples:
+      launcher calibrate --model senet154 -n ml
+      launcher calibrate --model senet154 --dry-run=client update.compile=true
+      launcher calibrate --model resnet18 --local --out calibration.json update.micro_batch=8
+    """
+    if not STEPS[0] <= steps <= STEPS[1]:
+        raise UsageError(f"--steps is {steps}, but {STEPS[0]} to {STEPS[1]} are allowed")
+    request = Request(
+        model,
+        tuple(overrides or ()),
+        local=local,
+        gpus=None if local else 1,
+        gpus_per_worker=1,
+        workers=1 if local else None,
+        name=name,
+        image=image,
+        data=NO_DATA,
+        checkpoints=checkpoints,
+        namespace=namespace,
+        budget=budget,
+        stage="calibrate",
+        queue=queue,
+    )
+    if local:
+        if dry_run is not DryRun.none or kube_context:
+            raise UsageError("--dry-run and --context mean a cluster; leave --local out")
+        _here(complete(request), steps, out)
+        return
+    if out:
+        raise UsageError("--out goes with --local; a job writes into its run's folder")
+    _as_job(context, request, steps, dry_run, kube_context)
+
+
+def _as_job(
+    context: typer.Context, request: Request, steps: int, dry_run: DryRun, kube_context: str
+) -> None:
+    from launcher import render
+    from launcher.plan import as_calibration
+
+    found = resolved(request) if dry_run is DryRun.client else complete(request)
+    objects = as_calibration(checked_objects(found), steps)
+    if dry_run is DryRun.client:
+        sys.stdout.write(render.to_yaml(objects))
+        return
+    from launcher import cluster
+    from launcher.plan.calibration import RESULT_KEY
+
+    api = api_of(Place(request.namespace, kube_context), context.obj)
+    if dry_run is DryRun.server:
+        sys.stdout.write(render.to_yaml(cluster.dry_run(api, objects)))
+        return
+    job = cluster.jobs_on(api).submit(objects, say=tell)
+    print(job.name)
+    tell(
+        f"when `launcher wait {job.name}` is over, plan with --measured "
+        f"{found.spec.run.checkpoint.address}/{RESULT_KEY}"
+    )
+
+
+def _here(found: Resolved, steps: int, out: str) -> None:
+    """Runs the trainer's program as a process of its own: the launcher never imports torch."""
+    from importlib.util import find_spec
+
+    from trainer.config import RUN_CONFIG, dump
+
+    if find_spec("torch") is None:
+        raise LauncherError("calibrate --local needs torch; pip install '.[train]'")
+    kept = _kept(out)
+    command = [sys.executable, "-m", "trainer.calibrate", "--steps", str(steps), "--no-store"]
+    environment = os.environ | {RUN_CONFIG: dump(found.spec.run)}
+    answer = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True)
+    if answer.returncode != 0:
+        kind = UsageError if answer.returncode == 2 else LauncherError
+        raise kind(f"the calibration ended with {answer.returncode}; its own words stand above")
+    if not out:
+        print(answer.stdout, end="")
+        return
+    _add(kept, json.loads(answer.stdout), out)
+    tell(f"added to {out}; plan with --measured {out}")
+
+
+def _kept(out: str) -> list[dict[str, Any]]:
+    """What the file holds already, known good before minutes are spent on measuring."""
+    from launcher.plan import parse_measurements
+
+    path = Path(out)
+    if not out or not path.exists():
+        return []
+    try:
+        text = path.read_text(encoding="utf-8")
+        parse_measurements(text, out)
+        document: dict[str, Any] = json.loads(text)
+    except (OSError, ValueError) as error:
+        raise UsageError(f"--out {out} cannot be added to: {error}") from error
+    return list(document["measurements"])
+
+
+def _add(kept: list[dict[str, Any]], result: dict[str, Any], out: str) -> None:
+    """Writes the file with the new measurements in place of those of the same kind."""
+
+    def kind(entry: dict[str, Any]) -> tuple[Any, ...]:
+        return tuple(entry[key] for key in ("model", "gpu_type", "precision", "size_px"))
+
+    new = result["measurements"]
+    replaced = {kind(entry) for entry in new}
+    result["measurements"] = [entry for entry in kept if kind(entry) not in replaced] + new
+    try:
+        Path(out).write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise LauncherError(f"cannot write {out}: {error.strerror or error}") from error
