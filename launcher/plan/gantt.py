@@ -44,7 +44,7 @@ def draw(figure: Figure, plan: Plan) -> None:
     panel = figure.subplots()
     errors_of = {variant.run: variant.best.error_ratio for variant in plan.variants}
     for index, slot in enumerate(plan.slots):
-        panel.barh(index, slot.days, left=slot.start_day, height=0.6)
+        panel.barh(index, slot.days, left=slot.start_day, height=0.6, alpha=0.5)
         panel.errorbar(
             slot.end_day, index, xerr=slot.days * errors_of[slot.run], color="black", capsize=3
         )
@@ -52,12 +52,12 @@ def draw(figure: Figure, plan: Plan) -> None:
         panel.text(slot.start_day, index, f" {text}", va="center", fontsize="small")
     panel.set_yticks(range(len(plan.slots)), [_label(plan, n) for n in range(len(plan.slots))])
     panel.invert_yaxis()
-    panel.set_xlim(left=0)
     panel.set_xlabel("days from the start")
     panel.grid(axis="x", alpha=0.3)
     deadline = plan.question.limits.deadline_days
     if deadline is not None:
         panel.axvline(deadline, color="red", linewidth=1)
+    panel.set_xlim(left=0)  # last: a limit that is set keeps what is drawn later out of sight
     figure.suptitle(summary(plan), fontsize="medium")
 
 

@@ -11,7 +11,8 @@ import pytest
 import yaml
 
 from launcher.cli.main import run
-from launcher.plan import packaged_networks
+from launcher.plan import Limits, Question, make_plan, packaged_networks, read_hardware
+from launcher.plan.gantt import draw
 
 TITAN = ["plan", "--gpu-type", "TITAN Xp", "--gpus", "64"]
 CLUSTER = ["--image", "i", "--data", "s3://a/d", "--checkpoints", "s3://a/c"]
@@ -122,6 +123,17 @@ def test_a_picture_of_the_schedule_is_drawn(
     few = tmp_path / f"few{suffix}"
     assert run([*TITAN, "--budget-gpu-days", "1", "--gantt", str(few)]) == 0
     assert len(few.read_bytes()) < len(out.read_bytes()), "fewer bars"
+
+
+def test_the_picture_reaches_as_far_as_the_deadline() -> None:
+    figure = pytest.importorskip("matplotlib.figure").Figure()
+    question = Question("TITAN Xp", Limits(64, deadline_days=500), packaged_networks())
+    plan = make_plan(question, read_hardware())
+    draw(figure, plan)
+    [panel] = figure.axes
+    assert len(panel.patches) == len(plan.slots) == 7
+    assert panel.get_xlim()[0] == 0
+    assert panel.get_xlim()[1] >= 500
 
 
 def test_measurements_count_before_the_table(tmp_path: Path, capfd: Said) -> None:
