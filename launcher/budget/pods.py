@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from launcher.budget.records import Interval, Owner, Source
+from launcher.budget.records import UNKNOWN, Interval, Owner, Source
 from launcher.spec import BUDGET_LABEL, JOB_LABEL, MODEL_LABEL, STAGE_LABEL, USER_LABEL
 
 Object = Mapping[str, Any]
@@ -23,7 +23,6 @@ GPU_TYPE_LABELS = (
     "amd.com/gpu.product-name",
 )
 """Of a node; the first that is there names its GPUs."""
-UNKNOWN = "unknown"
 FINALIZER = "launcher.dev/gpu-ledger"
 
 
@@ -34,8 +33,8 @@ class Sight:
     cluster: str
     now_ms: int
     """The API server's clock."""
-    node_labels: Mapping[str, str]
-    """Of the pod's node; empty where it is not known."""
+    node_labels: Mapping[str, str] | None
+    """Of the pod's node, none where it is gone; None while nobody has looked yet."""
     is_gone: bool = False
     """The object was removed."""
     is_node_lost: bool = False
@@ -43,12 +42,18 @@ class Sight:
 
 
 def interval_of(pod: Object, sight: Sight) -> Interval | None:
-    """The pod's interval as far as it is known; None while it has no node, or has no GPU."""
+    """The pod's interval as far as it is known; None while it has no node, or has no GPU.
+
+    None too until its node was looked at: what was shown under one type of GPU cannot be shown
+    under another later.
+    """
     start_ms = scheduled_at_ms(pod)
     gpus = gpus_of(pod)
     if start_ms is None or not gpus:
         return None
     through_ms, source = _end(pod, sight)
+    if sight.node_labels is None and not sight.is_gone:
+        return None
     return Interval(
         pod_uid=pod["metadata"]["uid"],
         owner=owner_of(pod, sight),
@@ -64,9 +69,8 @@ def owner_of(pod: Object, sight: Sight) -> Owner:
     """Whose pod it is, by its labels."""
     metadata = pod["metadata"]
     labels = metadata.get("labels") or {}
-    found = next(
-        (sight.node_labels[key] for key in GPU_TYPE_LABELS if key in sight.node_labels), ""
-    )
+    node = sight.node_labels or {}
+    found = next((node[key] for key in GPU_TYPE_LABELS if key in node), "")
     controllers = (each for each in metadata.get("ownerReferences", ()) if each.get("controller"))
     return Owner(
         cluster=sight.cluster,

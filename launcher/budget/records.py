@@ -7,15 +7,18 @@ nothing is charged twice or forgotten. (Algebra calls it a join semilattice.)
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import astuple, dataclass, fields, replace
 from typing import Any, Literal
 
 Source = Literal["open", "sight", "containers", "correction"]
 _RANK: dict[str, int] = {"open": 0, "sight": 1, "containers": 2, "correction": 3}
 """Of two ends the better known one holds: still running, last seen, told by its containers, and
 what a person has set right."""
+
+
+UNKNOWN = "unknown"
+"""The type of GPUs on a node that nobody could look at."""
 
 
 class BadRecord(ValueError):
@@ -102,17 +105,24 @@ Record = Interval | Refund
 
 def merge(one: Interval, other: Interval) -> Interval:
     """What is known of the pod by both records together."""
-    better = max(one, other, key=_order)
-    return replace(better, peak_ms=max(one.peak_ms, other.peak_ms))
+    return replace(
+        max(one, other, key=_order),
+        owner=max(one.owner, other.owner, key=_knowledge),
+        peak_ms=max(one.peak_ms, other.peak_ms),
+    )
 
 
 def _order(interval: Interval) -> tuple[Any, ...]:
     """By how well the end is known. The rest only makes it a total order: two observers that
     differ in anything else still agree on which of the two holds."""
     rank = _RANK[interval.source]
-    facts = described(interval)
-    del facts["peak_ms"]
-    return rank > 0, rank, interval.revision, interval.through_ms, json.dumps(facts, sort_keys=True)
+    facts = (interval.node, interval.gpus, interval.start_ms, interval.note)
+    return rank > 0, rank, interval.revision, interval.through_ms, *facts
+
+
+def _knowledge(owner: Owner) -> tuple[Any, ...]:
+    """One observer may not have known the node's labels."""
+    return owner.gpu_type != UNKNOWN, astuple(owner)
 
 
 def corrected(interval: Interval, through_ms: int, author: str, reason: str) -> Interval:

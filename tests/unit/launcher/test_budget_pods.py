@@ -59,6 +59,14 @@ def test_a_running_pod_is_charged_from_its_node_on() -> None:
     assert found.gpu_ms == 8 * 7_200_000
 
 
+def test_a_pod_waits_for_its_nodes_labels_unless_it_is_gone() -> None:
+    assert interval_of(pod(states=(RUNNING,)), sight(node_labels=None)) is None
+    assert interval_of(pod("Failed", (ended(T0),)), sight(node_labels=None)) is None
+    gone = interval_of(pod("Failed", (ended(T0),)), sight(node_labels=None, is_gone=True))
+    assert gone is not None
+    assert gone.owner.gpu_type == "unknown"
+
+
 def test_a_pod_that_waits_for_a_node_is_not() -> None:
     waiting = pod("Pending")
     waiting["status"]["conditions"][0]["status"] = "False"

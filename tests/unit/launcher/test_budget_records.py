@@ -35,9 +35,10 @@ def interval(**changes: object) -> Interval:
 
 
 owners = st.builds(
-    lambda budget, job: replace(OWNER, budget=budget, job=job),
+    lambda budget, job, gpu_type: replace(OWNER, budget=budget, job=job, gpu_type=gpu_type),
     st.sampled_from(["one", "two"]),
     st.sampled_from(["a", "b"]),
+    st.sampled_from(["H200", "unknown"]),
 )
 intervals = st.builds(
     Interval,
@@ -67,6 +68,7 @@ refunds = st.builds(
 def test_merging_is_commutative_associative_and_idempotent(
     one: Interval, two: Interval, three: Interval
 ) -> None:
+    one, two, three = (replace(each, pod_uid="p") for each in (one, two, three))
     assert merge(one, one) == one
     assert merge(one, two) == merge(two, one)
     assert merge(merge(one, two), three) == merge(one, merge(two, three))
@@ -121,6 +123,12 @@ def test_the_better_known_end_holds(less: Interval, more: Interval) -> None:
     assert held.through_ms == more.through_ms
     assert held.gpu_ms == 8 * (more.through_ms - 1000)
     assert held.counted_gpu_ms == 8 * (max(less.through_ms, more.through_ms) - 1000)
+
+
+def test_what_one_observer_knew_of_the_node_holds() -> None:
+    known, unknown = interval(), interval(owner=replace(OWNER, gpu_type="unknown"), through_ms=9000)
+    for held in (merge(known, unknown), merge(unknown, known)):
+        assert (held.owner.gpu_type, held.through_ms) == ("H200", 9000)
 
 
 def test_a_charge_is_never_negative() -> None:
