@@ -61,9 +61,12 @@ def strike(run: ClusterRun, loss: Loss) -> Outcome:
             striking.result()
         return Outcome(watch.longest_s, watch.world(before), watch.longest_s)
     began = time.monotonic()
-    counted_from = loss.strike(run) or began
-    first = watch.next_generation(before, at_least=1)
-    pause_s = time.monotonic() - counted_from
+    with ThreadPoolExecutor(1) as beside:
+        striking = beside.submit(loss.strike, run)  # a drain returns when all is over
+        first = watch.next_generation(before, at_least=1)
+        first_at = time.monotonic()
+        counted_from = striking.result() or began
+    pause_s = first_at - counted_from
     watch.next_generation(before, at_least=loss.workers_after or loss.workers)
     return Outcome(pause_s, watch.world(first), time.monotonic() - counted_from)
 
