@@ -36,6 +36,8 @@ class Loss:
     workers: int = 2
     workers_after: int | None = None
     """Where the loss changes how many are asked for."""
+    spares: bool = True
+    """Whether anybody is left who could go on at once."""
 
 
 @dataclass(frozen=True)
@@ -246,13 +248,13 @@ LOSSES = (
     Loss("worker-1 gone with its node", lose_worker),
     Loss("rendezvous deleted", delete_rendezvous, breaks=False),
     Loss("worker-1 drained", drain),
-    Loss("both workers gone, one after the other", lose_two),
-    Loss("suspended, resumed", suspend_and_resume),
+    Loss("both workers gone, one after the other", lose_two, spares=False),
+    Loss("suspended, resumed", suspend_and_resume, spares=False),
     Loss("kubelet restarted", restart_kubelet, breaks=False),
     Loss("operator restarted", restart_operator, breaks=False),
     Loss("API server restarted", restart_apiserver, breaks=False),
 )
 SCALING = (
-    Loss("scaled 2 to 3", scale_up, workers_after=3),
+    Loss("scaled 2 to 3", scale_up, workers_after=3, spares=False),
     Loss("scaled 3 to 2", scale_down, workers=3, workers_after=2),
 )
