@@ -221,7 +221,7 @@ class Histories(RuleBasedStateMachine):
         writer = self.writers[which]
         if writer is not None:
             self.look(writer)
-            self.write(which)
+        self.write(which)
 
     @rule(which=which)
     def a_writer_writes(self, which: int) -> None:
