@@ -7,6 +7,7 @@ pods.py        from a pod, as the API server tells of it, to its interval
 storage.py     the ledger in a folder or bucket: segments created once, a snapshot replaced by tag
 accountant.py  the one writer: sees pods, stores their intervals, lets the pods go
 budgets.py     what a budget allows: to start, to grow, to go on
+objects.py     budgets as the API server keeps them: read from the object, written to its status
 
 The unit is the GPU-millisecond, an integer; days are for people, and made where they are printed.
 """

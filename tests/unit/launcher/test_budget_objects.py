@@ -1,0 +1,95 @@
+"""Budgets as objects: what is read of them, and what is written to their status."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+
+from launcher.budget.budgets import DAY_MS, Budget, Hold, State
+from launcher.budget.objects import (
+    allows,
+    iso,
+    read_budget,
+    read_holds,
+    with_figures,
+    with_hold,
+    with_refusal,
+    without_holds,
+)
+from launcher.budget.periods import Calendar, Period
+from launcher.errors import UsageError
+
+NOW_MS = 1_790_000_000_123
+HOLD = Hold("u-1", "ml", "a", 64, 7)
+
+
+def thing(**spec: Any) -> dict[str, Any]:
+    metadata = {"name": "b", "generation": 3, "creationTimestamp": "2026-01-02T03:04:05Z"}
+    return {"metadata": metadata, "spec": {"gpuDays": 500, **spec}}
+
+
+def test_what_was_decided() -> None:
+    found = read_budget(
+        thing(
+            gpuDays=0.5,
+            mode="hard",
+            onExhaustion="shrink",
+            graceSeconds=60,
+            period={"every": "month", "from": "2026-01-01T00:00:00Z"},
+        )
+    )
+    begin = datetime(2026, 1, 1, tzinfo=UTC)
+    assert found == Budget("b", DAY_MS // 2, Calendar("month", begin), "hard", "shrink", 60)
+
+
+def test_without_a_beginning_it_begins_with_the_object() -> None:
+    found = read_budget(thing(period={"until": "2026-06-01T00:00:00+02:00"}))
+    assert found.calendar.anchor == datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
+    assert found.calendar.end == datetime(2026, 5, 31, 22, tzinfo=UTC)
+    assert (found.mode, found.on_exhaustion, found.grace_s) == ("safe", "suspend", 600)
+
+
+def test_an_end_before_its_beginning_is_told() -> None:
+    with pytest.raises(UsageError, match=r"budget b: the end .* is not after"):
+        read_budget(thing(period={"until": "2025-06-01T00:00:00Z"}))
+
+
+def test_namespaces() -> None:
+    assert allows(thing(), "ml")
+    assert allows(thing(namespaces=["ml"]), "ml")
+    assert not allows(thing(namespaces=["ml"]), "vision")
+
+
+def test_a_jobs_hold_is_there_once() -> None:
+    held = with_hold(with_hold(thing(), Hold("u-1", "ml", "a", 8, 1), NOW_MS), HOLD, NOW_MS)
+    held = with_hold(held, Hold("u-2", "ml", "b", 1, 2), NOW_MS)
+    assert read_holds(held) == {"u-1": HOLD, "u-2": Hold("u-2", "ml", "b", 1, 2)}
+    assert read_holds(without_holds(held, {"u-1", "u-9"})).keys() == {"u-2"}
+    assert read_holds(thing()) == {}
+
+
+def test_refusals_are_counted_by_reason() -> None:
+    told = with_refusal(with_refusal(thing(), "OverBudget", 0), "OverBudget", NOW_MS)
+    told = with_refusal(told, "NoDeadline", NOW_MS)
+    assert told["status"]["refusals"] == [
+        {"reason": "OverBudget", "count": 2, "lastAt": "2026-09-21T14:13:20Z"},
+        {"reason": "NoDeadline", "count": 1, "lastAt": "2026-09-21T14:13:20Z"},
+    ]
+
+
+def test_figures_are_rounded_and_the_rest_stays() -> None:
+    held = with_hold(thing(), HOLD, NOW_MS)
+    state = State(read_budget(held), DAY_MS // 3, {"u-1": Hold("u-1", "ml", "a", 1, DAY_MS)})
+    shown = with_figures(held, state, Period(0, DAY_MS), 1)["status"]
+    assert shown["gpuDays"] == {"used": 0.333, "reserved": 1.0, "remaining": 498.667}
+    assert shown["period"] == {"from": "1970-01-01T00:00:00Z", "until": "1970-01-02T00:00:00Z"}
+    assert (shown["observedGeneration"], shown["jobs"]) == (3, 1)
+    assert shown["holds"] == held["status"]["holds"]
+    endless = with_figures(held, state, Period(0, 1 << 62), 1)["status"]
+    assert endless["period"] == {"from": "1970-01-01T00:00:00Z"}
+
+
+def test_moments_are_whole_seconds() -> None:
+    assert iso(NOW_MS) == "2026-09-21T14:13:20Z"
