@@ -10,7 +10,8 @@ from typing import Any
 from tests.cluster.control_plane import ControlPlane
 
 Object = dict[str, Any]
-PATIENCE_S = 30.0
+PATIENCE_S = 90.0
+"""The garbage collector looks for new kinds every 30 s, and ours are new in a fresh cluster."""
 
 
 def workers(plane: ControlPlane, namespace: str, job: str, count: int) -> list[Object]:
