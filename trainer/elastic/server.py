@@ -54,7 +54,10 @@ class Server:
             while not self.meeting.is_done:
                 self._advance()
                 if await self._terminated_within(TICK_S):
-                    return EXIT_TERMINATED
+                    await asyncio.sleep(TICK_S)  # what agents said before it is still heard
+                    break
+            if not self.meeting.is_done:
+                return EXIT_TERMINATED
             print("the run is done", flush=True)
             await self._linger()
             return 0
