@@ -67,7 +67,8 @@ class Meeting:
         known = self.members.get(said.node)
         is_same = known is not None and known.said.state == said.state
         since = known.since if known is not None and is_same else now
-        told = known.told_of_round if known is not None else -1
+        # What was told on a connection that broke may not have arrived: it is told again.
+        told = known.told_of_round if known is not None and known.is_here else -1
         self.members[said.node] = Member(said, since, told_of_round=told)
 
     def gone(self, node: str, now: float) -> None:

@@ -103,6 +103,16 @@ def test_ranks_that_do_not_notice_a_loss_are_told_to_end() -> None:
     assert agents.after(1) == [], "told once"
 
 
+def test_an_order_that_was_lost_with_its_connection_is_told_again() -> None:
+    agents = Agents(most=2)
+    agents.say("w-0")
+    agents.say("w-1")
+    assert ended(agents.say("w-0")) == ["w-1"]
+    assert agents.gone("w-1") == [], "before it has read the order"
+    assert ended(agents.say("w-1", "working")) == ["w-1"]
+    assert list(starts([*agents.say("w-1"), *agents.after(TOGETHER_S)])) == ["w-0", "w-1"]
+
+
 def test_one_that_fails_ends_the_group() -> None:
     agents = trio()
     assert ended(agents.say("w-1")) == ["w-0", "w-2"]
@@ -310,4 +320,4 @@ class Histories(RuleBasedStateMachine):
 
 
 TestHistories = Histories.TestCase
-TestHistories.settings = settings(max_examples=300, stateful_step_count=40, deadline=None)
+TestHistories.settings = settings(max_examples=1000, stateful_step_count=40, deadline=None)
