@@ -23,6 +23,7 @@ GPU_TYPE_LABELS = (
     "amd.com/gpu.product-name",
 )
 """Of a node; the first that is there names its GPUs."""
+_UNITS = {"": 1, "k": 1000, "Ki": 1024, "M": 10**6, "Mi": 1024**2}
 FINALIZER = "launcher.dev/gpu-ledger"
 
 
@@ -65,6 +66,21 @@ def interval_of(pod: Object, sight: Sight) -> Interval | None:
     )
 
 
+def is_uncharged(pod: Object, sight: Sight) -> bool:
+    """Whether the pod is on its way out and has never been charged, nor will be: without GPUs, or
+    never given a node. (One that is being deleted is given none any more.)"""
+    is_over = pod.get("status", {}).get("phase") in ("Succeeded", "Failed")
+    if not (is_over or "deletionTimestamp" in pod["metadata"]):
+        return False
+    if not gpus_of(pod):
+        return True
+    if scheduled_at_ms(pod) is not None:
+        return False
+    # Named to a node without the scheduler: the node itself sets the condition, unless it refuses.
+    is_waiting = bool(pod["spec"].get("nodeName")) and not sight.is_node_lost
+    return is_over or not is_waiting
+
+
 def owner_of(pod: Object, sight: Sight) -> Owner:
     """Whose pod it is, by its labels."""
     metadata = pod["metadata"]
@@ -102,7 +118,14 @@ def gpus_of(pod: Object) -> int:
 
 def _limit(container: Object) -> int:
     limits = container.get("resources", {}).get("limits") or {}
-    return sum(int(limits.get(name, 0)) for name in GPU_RESOURCES)
+    return sum(_whole(limits[name]) for name in GPU_RESOURCES if name in limits)
+
+
+def _whole(quantity: str | int) -> int:
+    """A count as the API server writes it; it lets in whole numbers only, but may write 1k."""
+    text = str(quantity)
+    number = text.rstrip("kMGTPi")
+    return int(float(number)) * _UNITS[text[len(number) :]]
 
 
 def scheduled_at_ms(pod: Object) -> int | None:

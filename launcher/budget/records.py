@@ -61,7 +61,7 @@ class Interval:
     """The farthest `through_ms` that was ever told of it. A true end may lie before it, and a
     counter must not fall."""
     note: str = ""
-    """Of a correction: who and why."""
+    """Of a correction: who and why. Of one that went unseen: when that was noticed."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "peak_ms", max(self.peak_ms, self.through_ms))
@@ -136,6 +136,22 @@ def corrected(interval: Interval, through_ms: int, author: str, reason: str) -> 
         revision=interval.revision + 1,
         note=f"{author}: {reason}",
     )
+
+
+_UNSEEN = "unseen until "
+
+
+def went_unseen(interval: Interval, noticed_ms: int) -> Interval:
+    """Ended as far as it was last seen: the pod went while nobody looked."""
+    return replace(interval, source="sight", note=f"{_UNSEEN}{noticed_ms}")
+
+
+def in_doubt_gpu_ms(interval: Interval) -> int:
+    """What an interval may have run beyond its end, until a correction says it."""
+    if interval.source != "sight" or not interval.note.startswith(_UNSEEN):
+        return 0
+    noticed_ms = int(interval.note.removeprefix(_UNSEEN))
+    return interval.gpus * max(0, noticed_ms - interval.through_ms)
 
 
 def described(record: Record) -> dict[str, Any]:

@@ -11,13 +11,14 @@ from __future__ import annotations
 
 import contextlib
 import json
+import threading
 import uuid
 from collections.abc import Iterable, Sequence
 from dataclasses import astuple, fields
 from datetime import UTC, datetime
 from typing import Any
 
-from launcher.budget.ledger import Ledger
+from launcher.budget.ledger import FOREVER_MS, Ledger
 from launcher.budget.records import BadRecord, Interval, Owner, Record, described, parse
 from launcher.errors import LauncherError
 from trainer.storage import Changed, Exists, NotFound, StorageError, Store
@@ -33,11 +34,13 @@ class BrokenLedger(LauncherError):
 
 
 class LedgerStore:
-    """The stored ledger of one cluster. One thread at a time."""
+    """The stored ledger of one cluster. One thread at a time; others may read the ledger while they
+    hold `lock`, which is never held while the store is waited for."""
 
     def __init__(self, store: Store, cluster: str) -> None:
         self.store = store
         self.folder = f"v{VERSION}/{cluster}/"
+        self.lock = threading.Lock()
         self.ledger = Ledger()
         """All that was loaded, and all that was appended since."""
         self._tag = ""
@@ -50,6 +53,20 @@ class LedgerStore:
     @property
     def address(self) -> str:
         return f"{self.store.address}/{self.folder.rstrip('/')}"
+
+    @property
+    def num_segments(self) -> int:
+        """Segments that the next snapshot will take in."""
+        return len(self._merged)
+
+    def check(self) -> None:
+        """Asks whether the store answers. Raises Changed where the snapshot is gone: load again."""
+        if not self._tag:
+            return  # there was none; the first is written soon
+        try:
+            self.store.size(f"{self.folder}snapshot.json")
+        except NotFound as error:
+            raise Changed(str(error)) from error
 
     def load(self) -> Ledger:
         """Reads everything anew. Raises BrokenLedger and StorageError."""
@@ -68,15 +85,19 @@ class LedgerStore:
         key = f"{self.folder}{moment:%Y/%m/%d}/{now_ms:013d}-{uuid.uuid4().hex}.jsonl"
         self.store.create(key, "".join(_line(record) for record in records).encode())
         self._merged.append(key)
-        for record in records:
-            self.ledger.add(record)
+        with self.lock:
+            for record in records:
+                self.ledger.add(record)
 
-    def compact(self) -> None:
+    def compact(self, keep_after_ms: int = FOREVER_MS) -> None:
         """Writes a snapshot of all, and removes the segments that the one before it held.
 
+        keep_after_ms: younger segments stay. For a store that ignores conditions: an older snapshot
+        of a deposed writer may still come to lie over this one, and must find what it lacks.
         Raises Changed where another writer has replaced the snapshot: load again.
         """
-        data = self._snapshot()
+        kept = [key for key in self._covered if _stamp_ms(key) > keep_after_ms]
+        data = self._snapshot([*kept, *self._merged])
         key = f"{self.folder}snapshot.json"
         if self._tag:
             self.store.replace(key, data, self._tag)
@@ -89,10 +110,10 @@ class LedgerStore:
         if written != data:
             raise Changed(f"{self.store.address}/{key} was replaced at once")
         # A reader of the snapshot before may still be at those that this one has newly taken in.
-        for segment in self._covered:
+        for segment in set(self._covered).difference(kept):
             with contextlib.suppress(StorageError):  # it is only litter
                 self.store.remove(segment)
-        self._covered, self._merged = self._merged, []
+        self._covered, self._merged = [*kept, *self._merged], []
 
     def supports_conditions(self) -> bool:
         """Whether the store keeps its promises on conditional writes: some servers ignore them."""
@@ -135,7 +156,9 @@ class LedgerStore:
                 for record in self._read(entry.key):
                     ledger.add(record)
                 merged.append(entry.key)
-        self.ledger, self._covered, self._merged, self._tag = ledger, covered, merged, tag
+        with self.lock:
+            self.ledger = ledger
+        self._covered, self._merged, self._tag = covered, merged, tag
         return ledger
 
     def _read(self, key: str) -> Iterable[Record]:
@@ -146,7 +169,7 @@ class LedgerStore:
                 where = f"{self.store.address}/{key}, line {number}"
                 raise BrokenLedger(f"{where}: {error}") from error
 
-    def _snapshot(self) -> bytes:
+    def _snapshot(self, segments: list[str]) -> bytes:
         """Owners once each: a job's pods share theirs, and most of a record is its owner."""
         owners: dict[Owner, int] = {}
         intervals = [
@@ -156,7 +179,7 @@ class LedgerStore:
         content = {
             "version": VERSION,
             "token": uuid.uuid4().hex,  # two writers' snapshots are never the same bytes
-            "segments": self._merged,
+            "segments": segments,
             "owner": [field.name for field in fields(Owner)],
             "owners": [astuple(owner) for owner in owners],
             "interval": ["owner", *_INTERVAL],
@@ -164,6 +187,11 @@ class LedgerStore:
             "refunds": [described(each) for each in self.ledger.refunds()],
         }
         return json.dumps(content, separators=(",", ":")).encode()
+
+
+def _stamp_ms(key: str) -> int:
+    """When a segment was written, by its name."""
+    return int(key.rpartition("/")[2].partition("-")[0])
 
 
 def _parse_snapshot(data: bytes, address: str) -> tuple[Ledger, list[str]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import sys
 import threading
@@ -45,6 +46,22 @@ def controller(
     tick: Annotated[
         str, typer.Option(metavar="SPAN", help="Every job is looked at so often at least.")
     ] = "10s",
+    ledger: Annotated[
+        str,
+        typer.Option(
+            metavar="ADDRESS",
+            help="Account GPU time in this bucket or folder; default: not at all.",
+        ),
+    ] = "",
+    cluster_name: Annotated[
+        str, typer.Option("--cluster", metavar="NAME", help="This cluster's name in the ledger.")
+    ] = "default",
+    no_finalizers: Annotated[
+        bool,
+        typer.Option(
+            "--no-finalizers", help="Submits do not hold pods until their time is stored."
+        ),
+    ] = False,
     once: Annotated[bool, typer.Option("--once", help="Look at each job once, then end.")] = False,
     kube_context: KubeContext = "",
 ) -> None:
@@ -55,6 +72,7 @@ def controller(
     \b
     Examples:
       launcher controller --all-namespaces --lease-namespace webvision-system
+      launcher controller -A --ledger s3://team/ledger --cluster dc1
       launcher controller -n ml --once
     """
     import logging
@@ -65,6 +83,13 @@ def controller(
     manner: Manner = context.obj
     if all_namespaces and namespaces:
         raise UsageError("--all-namespaces goes without --namespace: it means all of them")
+    if once and ledger:
+        raise UsageError("--once goes without --ledger: an account needs a process that stays")
+    if not re.fullmatch(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?", cluster_name):
+        raise UsageError(
+            f"--cluster is {cluster_name!r}; it becomes a label: at most 63 lower-case letters, "
+            "digits and '-'"
+        )
     logging.basicConfig(
         level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(message)s"
     )
@@ -77,6 +102,9 @@ def controller(
         namespaces=[""] if all_namespaces else namespaces or [api.namespace],
         node_grace_s=seconds(node_grace, "--node-grace"),
         tick_s=seconds(tick, "--tick"),
+        ledger=ledger,
+        cluster=cluster_name,
+        has_finalizers=not no_finalizers,
     )
     if once:
         room.run_once(api, settings)

@@ -9,11 +9,12 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
 
+from launcher.cluster.clock import ServerClock
 from launcher.errors import UsageError
 
 if TYPE_CHECKING:
@@ -80,6 +81,7 @@ class Transport:
     """Of the context; what is asked for without a namespace is there."""
     context: str
     """Its name in the kubeconfig, or "in-cluster"."""
+    clock: ServerClock = field(default_factory=ServerClock, compare=False)
 
     @property
     def host(self) -> str:
@@ -107,7 +109,9 @@ class Transport:
         url = f"{self.host}{path}" + (f"?{urlencode(given)}" if given else "")
         with _translated(self.host, silence_s):
             timeout = (CONNECT_TIMEOUT_S, silence_s)
+            asked_at = self.clock.steady()
             response = self.client.call_api(method, url, headers, body, _request_timeout=timeout)
+            self.clock.hear(response.headers.get("Date", ""), asked_at, self.clock.steady())
         return Answer(response, self.host, silence_s)
 
 

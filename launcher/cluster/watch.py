@@ -40,6 +40,8 @@ class Change:
 
     type: Literal["ADDED", "MODIFIED", "DELETED"]
     object: Object
+    is_witnessed: bool = True
+    """Whether the deletion was told of, with the object as it then was; else it is only missing."""
 
 
 class Watch(threading.Thread):
@@ -137,7 +139,7 @@ class Watch(threading.Thread):
         self.lists += 1
         found = {thing["metadata"]["uid"]: thing for thing in listing.items}
         for uid in [uid for uid in self.known if uid not in found]:
-            self._tell(Change("DELETED", self.known[uid]))
+            self._tell(Change("DELETED", self.known[uid], is_witnessed=False))
         for uid, thing in found.items():
             known = self.known.get(uid)
             if known is None:

@@ -17,9 +17,11 @@ from functools import partial
 from launcher.cluster.client import Api
 from launcher.cluster.kinds import JOB, NODE, POD, PYTORCHJOB, SERVICE, Kind
 from launcher.cluster.watch import Change, Watch
+from launcher.controller.accounting import Accounting, Pace
 from launcher.controller.act import Hands, NotLeading
 from launcher.controller.brief import brief
 from launcher.controller.decide import decide
+from launcher.controller.finalizers import Pods
 from launcher.controller.health import Counters
 from launcher.controller.lease import REQUEST_TIMEOUT_S, Elector
 from launcher.controller.memory import Memory, Progress, read
@@ -29,6 +31,7 @@ from launcher.controller.store import Key, Store
 from launcher.controller.view import Reading, View, addresses
 from launcher.errors import Conflict, LauncherError, TimedOut
 from launcher.spec import JOB_LABEL
+from trainer.storage import open_store
 
 logger = logging.getLogger(__name__)
 
@@ -40,6 +43,8 @@ STUCK_AFTER_S = 120.0
 """One look at a job takes some requests; a loop without a sign of life for so long is stuck."""
 WRITE_PATIENCE_S = 2.0
 """A write is given up well before another controller may lead; the next tick tries again."""
+STORE_TIMEOUT_S = 10.0
+"""Of the ledger's store, which is tried again in the next turn."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +58,12 @@ class Settings:
     """"" is all."""
     node_grace_s: float = 60.0
     tick_s: float = 10.0
+    ledger: str = ""
+    """Address of the ledger; empty: GPU time is not accounted."""
+    cluster: str = "default"
+    """Its name in the ledger."""
+    has_finalizers: bool = True
+    """Whether jobs of a budget are to hold their pods until their time is stored."""
 
 
 class Controller:
@@ -79,6 +90,7 @@ class Controller:
         self._watches = self._make_watches()
         lease_api = self._brief_api(settings.lease_namespace, 0)
         self.elector = Elector(lease_api, settings.lease_name, settings.identity)
+        self.accounting = self._make_accounting()
 
     # -- for whoever runs it
 
@@ -93,11 +105,18 @@ class Controller:
         for watch in self._watches:
             watch.start()
         election.start()
+        writers = []
+        if self.accounting is not None:
+            writers.append(threading.Thread(target=self.accounting.run, args=(stopping,)))
+        for writer in writers:
+            writer.start()
         try:
             with ThreadPoolExecutor(SCRAPED_AT_ONCE, "scrape") as pool:
                 self._loop(stopping, pool)
         finally:
             stopping.set()
+            for writer in writers:  # they write their last while the Lease is still ours
+                writer.join()
             election.join()
             self.elector.release()
             for watch in self._watches:
@@ -263,12 +282,27 @@ class Controller:
         self._unsynced = len(wanted)
         return [self._watch(kind, namespace, labels) for kind, namespace, labels in wanted]
 
+    def _make_accounting(self) -> Accounting | None:
+        settings = self.settings
+        if not settings.ledger:
+            return None
+        return Accounting(
+            open_store(settings.ledger, read_timeout_s=STORE_TIMEOUT_S, attempts=2),
+            settings.cluster,
+            self._api.transport.clock,
+            Pace(lost_after_s=settings.node_grace_s),
+            Pods(self._brief_api("", WRITE_PATIENCE_S), settings.namespaces),
+            lambda: self._is_synced and self.elector.is_leading,
+        )
+
     def _watch(self, kind: Kind, namespace: str, labels: str) -> Watch:
         is_first = True
 
         def tell(change: Change | None) -> None:
             nonlocal is_first
             if change is not None:
+                if self.accounting is not None and kind in (POD, NODE):
+                    self.accounting.tell(kind, change)
                 self._store.tell(kind, change)
             elif is_first:
                 is_first = False

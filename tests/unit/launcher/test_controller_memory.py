@@ -272,7 +272,7 @@ def test_of_an_object_only_what_is_looked_at_is_kept() -> None:
     assert kept == {
         "kind": "Pod",
         "metadata": {"name": "a"},
-        "spec": {"containers": [{"name": "pytorch", "ports": [{"name": "metrics"}]}]},
+        "spec": {"containers": [{"name": "pytorch", "ports": [{"name": "metrics"}], **resources}]},
         "status": {
             "phase": "Running",
             "containerStatuses": [{"name": "pytorch", "restartCount": 1}],
