@@ -29,6 +29,7 @@ class Request:
     checkpoints: str = ""
     namespace: str = ""
     budget: str = ""
+    deadline_s: int | None = None
     stage: str = ""
     queue: str = ""
     backend: str = ""

@@ -103,6 +103,8 @@ def _check_flags(request: Request) -> None:
         if getattr(request, field) is not None:
             where = "goes without --local" if request.local else "needs --local"
             raise UsageError(f"{_flag(field)} {where}; give {_flag(instead)} in its place")
+    if request.local and request.deadline_s is not None:
+        raise UsageError("--deadline goes without --local: only a cluster's controller ends jobs")
     if request.local and request.patches:
         raise UsageError(
             f"--patch {request.patches[0]} goes without --local; patches change a cluster's objects"
@@ -139,6 +141,8 @@ def _place(request: Request, job: JobConfig, known: Settings) -> JobConfig:
         chosen[key] = getattr(job, key) or tuple(word.strip() for word in words if word.strip())
     proxy = {key: getattr(job.proxy, key) or known.get(other) for key, other in _PROXIES.items()}
     chosen["proxy"] = dataclasses.replace(job.proxy, **proxy)
+    if request.deadline_s is not None:
+        chosen["deadline_s"] = request.deadline_s
     chosen["backend"] = request.backend or job.backend
     if chosen["backend"] not in spec.BACKENDS:
         raise UsageError(

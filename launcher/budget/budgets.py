@@ -7,7 +7,8 @@ checkpoint; `soft` only tells.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -15,6 +16,8 @@ from launcher.budget.periods import Calendar
 
 Mode = Literal["safe", "hard", "soft"]
 OnExhaustion = Literal["shrink", "suspend"]
+Refusal = Literal["OverBudget", "UsedUp", "NoDeadline", "NotAllowed", "NoLedger"]
+"""Why a budget says no, in a word: refusals are counted by it."""
 DAY_MS = 86_400_000
 
 
@@ -46,6 +49,14 @@ class Hold:
 
 
 @dataclass(frozen=True)
+class Reservation:
+    """GPU time kept free for a job of a name that is still to come."""
+
+    job: str
+    gpu_ms: int
+
+
+@dataclass(frozen=True)
 class State:
     """Where a budget stands in its period, in GPU-milliseconds."""
 
@@ -58,11 +69,13 @@ class State:
     """Of jobs that hold something, in their whole lives."""
     gpus: int = 0
     """Allocated now."""
+    reservations: Sequence[Reservation] = ()
 
     @property
     def reserved(self) -> int:
-        """What running and queued jobs may still take of what they hold."""
-        return sum(self.left_of(hold) for hold in self.holds.values())
+        """What running and queued jobs may still take of what they hold, and what is kept free for
+        jobs to come."""
+        return sum(map(self.left_of, self.holds.values())) + self.kept_free()
 
     @property
     def remaining(self) -> int:
@@ -70,6 +83,14 @@ class State:
 
     def left_of(self, hold: Hold) -> int:
         return max(0, hold.gpu_ms - self.used_by_job.get(hold.job_uid, 0))
+
+    def kept_free(self, job: str = "") -> int:
+        """The reservations that no job of their name holds yet; without those for `job`."""
+        held: Counter[str] = Counter()
+        for hold in self.holds.values():
+            held[hold.job] += hold.gpu_ms
+        others = (each for each in self.reservations if each.job != job)
+        return sum(max(0, each.gpu_ms - held[each.job]) for each in others)
 
 
 @dataclass(frozen=True)
@@ -80,7 +101,7 @@ class Ask:
     namespace: str
     job: str
     gpus: int
-    """As many as it needs to run; an elastic one its least."""
+    """As many as it starts with."""
     deadline_s: int
     """Of its running time; 0: none."""
 
@@ -98,6 +119,7 @@ class Refused:
     """It may not."""
 
     reason: str
+    kind: Refusal = "OverBudget"
 
 
 def admit(state: State, ask: Ask) -> Admitted | Refused:
@@ -105,22 +127,44 @@ def admit(state: State, ask: Ask) -> Admitted | Refused:
     budget = state.budget
     others = {uid: hold for uid, hold in state.holds.items() if uid != ask.job_uid}
     left = budget.limit_gpu_ms - state.used - sum(map(state.left_of, others.values()))
+    left -= state.kept_free(ask.job)
     if budget.mode == "safe":
         return _admit_safe(state, ask, left)
     if left > 0:
         return Admitted(None)
-    reason = f"budget {_quoted(budget)} is used up: {_days(state.used)} of "
-    reason += f"{_days(budget.limit_gpu_ms)} GPU-days"
+    reason = used_up(state)
     if budget.mode == "soft":
         return Admitted(None, f"{reason}; it only warns")
-    return Refused(f"{reason}; raise it with `launcher budget set`, or wait for its next period")
+    reason = f"{reason}; raise it with `launcher budget set`, or wait for its next period"
+    return Refused(reason, "UsedUp")
+
+
+def admit_largest(state: State, asks: Sequence[Ask]) -> tuple[Ask, Admitted] | Refused:
+    """The first of several sizes of a job, the largest first, that may start; else why the largest
+    may not."""
+    first = admit(state, asks[0])
+    if isinstance(first, Admitted):
+        return asks[0], first
+    for ask in asks[1:]:
+        if isinstance(found := admit(state, ask), Admitted):
+            return ask, found
+    return first
+
+
+def used_up(state: State) -> str:
+    """The words for a budget of which nothing is left."""
+    used, limit = state.used, state.budget.limit_gpu_ms
+    kept = f", {in_days(state.kept_free())} are reserved" if used < limit else ""
+    name = _quoted(state.budget)
+    return f"budget {name} is used up: {in_days(used)} of {in_days(limit)} GPU-days{kept}"
 
 
 def _admit_safe(state: State, ask: Ask, left: int) -> Admitted | Refused:
     name = _quoted(state.budget)
     if not ask.deadline_s:
         return Refused(
-            f"budget {name} is safe, so a job needs an end; give --deadline, as in --deadline 2d"
+            f"budget {name} is safe, so a job needs an end; give --deadline, as in --deadline 2d",
+            "NoDeadline",
         )
     hold = Hold(ask.job_uid, ask.namespace, ask.job, ask.gpus, ask.gpus * ask.deadline_s * 1000)
     known = state.holds.get(ask.job_uid)
@@ -128,9 +172,9 @@ def _admit_safe(state: State, ask: Ask, left: int) -> Admitted | Refused:
     if wanted <= left or (known is not None and hold.gpu_ms <= known.gpu_ms):
         return Admitted(hold)
     return Refused(
-        f"budget {name} has {_days(max(0, left))} GPU-days left and this job may cost "
-        f"{_days(wanted)} ({ask.gpus} GPUs × {_span(ask.deadline_s)}); lower --gpus or --deadline, "
-        "or raise the budget"
+        f"budget {name} has {in_days(max(0, left))} GPU-days left and this job may cost "
+        f"{in_days(wanted)} ({ask.gpus} GPUs × {_span(ask.deadline_s)}); "
+        "lower --gpus or --deadline, or raise the budget"
     )
 
 
@@ -140,6 +184,16 @@ def is_exhausted(state: State) -> bool:
         return False
     in_grace = state.gpus * state.budget.grace_s * 1000
     return state.used >= state.budget.limit_gpu_ms - in_grace
+
+
+def cost_in_words(gpus: int, deadline_s: int) -> str:
+    """What a job may cost at most: `64 GPUs × 8 days = 512.0 GPU-days`."""
+    return f"{gpus} GPUs × {_span(deadline_s)} = {in_days(gpus * deadline_s * 1000)} GPU-days"
+
+
+def in_days(gpu_ms: int) -> str:
+    """GPU-days as people read them, with one digit."""
+    return f"{gpu_ms / DAY_MS:,.1f}"
 
 
 def exhausted_at_ms(state: State, now_ms: int) -> int | None:
@@ -158,10 +212,6 @@ def without(holds: Mapping[str, Hold], ended: Iterable[str]) -> dict[str, Hold]:
 
 def _quoted(budget: Budget) -> str:
     return f'"{budget.name}"'
-
-
-def _days(gpu_ms: int) -> str:
-    return f"{gpu_ms / DAY_MS:,.1f}"
 
 
 def _span(seconds: int) -> str:

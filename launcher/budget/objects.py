@@ -6,13 +6,21 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
-from launcher.budget.budgets import DAY_MS, Budget, Hold, State
+from launcher.budget.asked import read_reservations
+from launcher.budget.budgets import DAY_MS, Budget, Hold, Refused, State
 from launcher.budget.periods import Calendar, Period
+from launcher.budget.pods import moment_ms
 from launcher.errors import UsageError
 
 VERSION, KIND = "launcher.dev/v1alpha1", "Budget"
+MESSAGE_MOST_CHARS = 1024
 Object = Mapping[str, Any]
 _FOREVER_MS = 1 << 62
+_NEVER = "1970-01-01T00:00:00Z"
+FIGURES_LAST_S = 300
+"""Older ones tell that nobody writes them any more; the controller does each minute."""
+ACCOUNTED, EXHAUSTED = "Accounted", "Exhausted"
+"""Conditions: whether the ledger is written, and whether nothing may start any more."""
 
 
 def read_budget(thing: Object) -> Budget:
@@ -59,22 +67,64 @@ def read_holds(thing: Object) -> dict[str, Hold]:
     }
 
 
+def read_state(thing: Object, now_ms: int) -> State:
+    """Where a budget stands by its object, as far as the controller has written it. Used time and
+    what of it goes to holds were written together, so their difference is right at any age."""
+    status = thing.get("status", {})
+    return State(
+        budget=read_budget(thing),
+        used=status.get("usedGPUMilliseconds", 0),
+        holds=read_holds(thing),
+        used_by_job={
+            each["jobUID"]: each.get("usedGPUMilliseconds", 0) for each in status.get("holds", ())
+        },
+        reservations=read_reservations(thing, now_ms),
+    )
+
+
+def why_closed(thing: Object, namespace: str, now_ms: int) -> Refused | None:
+    """Why no job of a namespace may start on a budget now, whatever its size; None: one may."""
+    name, budget = thing["metadata"]["name"], read_budget(thing)
+    if not allows(thing, namespace):
+        allowed = ", ".join(thing["spec"]["namespaces"])
+        return Refused(
+            f'budget "{name}" is not for namespace {namespace}; it is for {allowed}', "NotAllowed"
+        )
+    if budget.calendar.at(now_ms) is None:
+        begin, end = budget.calendar.anchor, budget.calendar.end
+        is_over = end is not None and now_ms >= end.timestamp() * 1000
+        when = f"ended on {end:%Y-%m-%d}" if is_over else f"begins on {begin:%Y-%m-%d}"
+        return Refused(
+            f'budget "{name}" {when}; change its period with `launcher budget set`', "NotAllowed"
+        )
+    told = _condition(thing, ACCOUNTED)
+    why = told["message"] if told else "no controller with --ledger has written its status"
+    if told is not None and told["status"] == "True":
+        age_s = (now_ms - moment_ms(thing["status"].get("asOf") or _NEVER)) // 1000
+        if age_s <= FIGURES_LAST_S:
+            return None
+        why = f"its figures are {age_s} s old; is the controller running?"
+    return Refused(f'budget "{name}" is not accounted, so nothing starts on it: {why}', "NoLedger")
+
+
 def with_hold(thing: Object, hold: Hold, now_ms: int) -> dict[str, Any]:
     """The object with a job's hold in its status, in place of an earlier one of the same job.
 
     To be written with the object's resourceVersion: another hold may have come first.
     """
     status = dict(thing.get("status", {}))
-    kept = [each for each in status.get("holds", ()) if each["jobUID"] != hold.job_uid]
+    known = {each["jobUID"]: each for each in status.get("holds", ())}
+    used = known.pop(hold.job_uid, {}).get("usedGPUMilliseconds", 0)
     entry = {
         "jobUID": hold.job_uid,
         "namespace": hold.namespace,
         "job": hold.job,
         "gpus": hold.gpus,
         "gpuMilliseconds": hold.gpu_ms,
+        "usedGPUMilliseconds": used,
         "heldAt": iso(now_ms),
     }
-    return {**thing, "status": {**status, "holds": [*kept, entry]}}
+    return {**thing, "status": {**status, "holds": [*known.values(), entry]}}
 
 
 def without_holds(thing: Object, job_uids: set[str]) -> dict[str, Any]:
@@ -93,24 +143,54 @@ def with_refusal(thing: Object, reason: str, now_ms: int) -> dict[str, Any]:
     return {**thing, "status": {**status, "refusals": list(counts.values())}}
 
 
-def with_figures(thing: Object, state: State, period: Period, num_jobs: int) -> dict[str, Any]:
+def with_figures(
+    thing: Object, state: State, period: Period | None, num_jobs: int, now_ms: int
+) -> dict[str, Any]:
     """The object with what people read of it; exact figures are the ledger's."""
     status = dict(thing.get("status", {}))
-    shown = {"from": iso(period.begin_ms)}
-    if period.end_ms < _FOREVER_MS:
+    shown = {"from": iso(period.begin_ms)} if period else None
+    if period and shown and period.end_ms < _FOREVER_MS:
         shown["until"] = iso(period.end_ms)
     figures = {
         "used": state.used,
         "reserved": state.reserved,
         "remaining": state.remaining,
     }
+    holds = [
+        {**each, "usedGPUMilliseconds": state.used_by_job.get(each["jobUID"], 0)}
+        for each in status.get("holds", ())
+    ]
     status |= {
         "observedGeneration": thing["metadata"].get("generation", 0),
+        "asOf": iso(now_ms),
+        "usedGPUMilliseconds": state.used,
+        "holds": holds,
         "gpuDays": {key: round(value / DAY_MS, 3) for key, value in figures.items()},
         "period": shown,
         "jobs": num_jobs,
     }
     return {**thing, "status": status}
+
+
+def with_condition(
+    thing: Object, kind: str, is_true: bool, reason: str, message: str, now_ms: int
+) -> dict[str, Any]:
+    """The object with a condition; its time changes with its status alone, as Kubernetes has it."""
+    status, known = dict(thing.get("status", {})), _condition(thing, kind)
+    wanted = "True" if is_true else "False"
+    is_same = known is not None and known["status"] == wanted
+    since = known["lastTransitionTime"] if known is not None and is_same else iso(now_ms)
+    told = {
+        "type": kind, "status": wanted, "reason": reason, "message": message[:MESSAGE_MOST_CHARS],
+        "lastTransitionTime": since,
+    }  # fmt: skip
+    others = [each for each in status.get("conditions", ()) if each["type"] != kind]
+    return {**thing, "status": {**status, "conditions": [*others, told]}}
+
+
+def _condition(thing: Object, kind: str) -> Mapping[str, Any] | None:
+    conditions = thing.get("status", {}).get("conditions", ())
+    return next((each for each in conditions if each["type"] == kind), None)
 
 
 def iso(moment_ms: int) -> str:

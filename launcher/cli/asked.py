@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from launcher.cli import options as opt
-from launcher.cli.manners import tell, warn
+from launcher.cli.manners import seconds, tell, warn
 from launcher.errors import LauncherError, UsageError
 from launcher.request import Request
 
@@ -34,6 +35,7 @@ def _asked(
     checkpoints: opt.Checkpoints = "",
     namespace: opt.Namespace = "",
     budget: opt.Budget = "",
+    deadline: opt.Deadline = "",
     stage: opt.Stage = "",
     queue: opt.Queue = "",
     backend: opt.BackendName = "",
@@ -49,6 +51,8 @@ def asking(command: Callable[..., None]) -> Callable[..., None]:
 
 def _request(said: dict[str, Any]) -> Request:
     said |= {key: tuple(said[key] or ()) for key in ("overrides", "patches")}
+    deadline = said.pop("deadline")
+    said["deadline_s"] = math.ceil(seconds(deadline, "--deadline")) if deadline else None
     return Request(**said)
 
 

@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 
 STEPS = (20, 500)
 """Fewest and most timed steps: below, the median moves by more than it is told to."""
-
+LONGEST_S = 3600
+"""A job's; far more than its updates take, and what a budget holds for it."""
 NO_DATA = "s3://synthetic/unread"
 """Address in place of the data, which a calibration makes itself."""
 
@@ -81,6 +82,7 @@ def calibrate(
         checkpoints=checkpoints,
         namespace=namespace,
         budget=budget,
+        deadline_s=None if local else LONGEST_S,
         stage="calibrate",
         queue=queue,
     )
@@ -110,9 +112,9 @@ def _as_job(
 
     api = api_of(Place(request.namespace, kube_context), context.obj)
     if dry_run is DryRun.server:
-        sys.stdout.write(render.to_yaml(cluster.dry_run(api, objects)))
+        sys.stdout.write(render.to_yaml(cluster.dry_run(api, objects, tell)))
         return
-    job = cluster.jobs_on(api).submit(objects, say=tell)
+    job = cluster.jobs_on(api, tell).submit(objects)
     print(job.name)
     tell(
         f"when `launcher wait {job.name}` is over, plan with --measured "

@@ -128,6 +128,13 @@ Val = Annotated[str, typer.Option(help="Address of the packed validation set.")]
 Checkpoints = Annotated[str, typer.Option(help="Folder; the run's is <checkpoints>/<name>.")]
 Namespace = Annotated[str, typer.Option("-n", "--namespace", help="Namespace of the cluster.")]
 Budget = Annotated[str, typer.Option(help="Budget that is charged.")]
+Deadline = Annotated[
+    str,
+    typer.Option(
+        metavar="SPAN",
+        help="Longest running time, as 8d or 12h; then the job is ended. Safe budgets want it.",
+    ),
+]
 Stage = Annotated[str, typer.Option(help="Stage of the pipeline, for accounting.")]
 Queue = Annotated[str, typer.Option(help="Kueue's LocalQueue.")]
 BackendName = Annotated[

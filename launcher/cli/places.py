@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Protocol
 import typer
 
 from launcher.cli import options as opt
-from launcher.cli.manners import Manner
+from launcher.cli.manners import Manner, tell
 from launcher.errors import UsageError
 from launcher.status import JobStatus
 
@@ -110,7 +110,7 @@ def on_cluster(
         raise UsageError(f"{name} runs on this machine; {instead}")
     if place.local:
         raise UsageError(f"{verb or 'this'} is for jobs of a cluster; leave --local out")
-    return cluster.jobs_on(api_of(place, manner))
+    return cluster.jobs_on(api_of(place, manner), tell)
 
 
 def _is_here(place: Place, name: str) -> bool:

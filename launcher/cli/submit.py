@@ -18,6 +18,7 @@ from launcher.request import Request
 
 if TYPE_CHECKING:
     from launcher.cluster.client import Api
+    from launcher.resolve import Resolved
     from launcher.status import JobStatus
 
 
@@ -48,6 +49,7 @@ def submit(
       launcher submit --model resnet18 --local --data ./shards --val ./val epochs=3
       launcher submit --model senet154 --gpus 64 --min-gpus 32 --dry-run=client
       launcher submit --model senet154 --gpus 64 -n ml --wait
+      launcher submit --model senet154 --gpus 64 --budget webvision --deadline 8d
       launcher submit --model my.yaml --local --workers 3 optim.lr=0.2 --wait --timeout 30m
     """
     if request.local and (kube_context or dry_run is DryRun.server):
@@ -56,14 +58,16 @@ def submit(
         raise UsageError(f"--timeout {timeout} needs --wait")
     timeout_s = seconds(timeout, "--timeout") if timeout else None
     if dry_run is DryRun.client:
-        _print_objects(checked_objects(resolved(request)), output)
+        found = resolved(request)
+        _print_objects(checked_objects(found), output)
+        _tell_cost(found)
         return
     objects = checked_objects(complete(request))
     if dry_run is DryRun.server:
         from launcher import cluster
 
         api = _api(request, kube_context, context.obj)
-        _print_objects(cluster.dry_run(api, objects), output)
+        _print_objects(cluster.dry_run(api, objects, tell), output)
         return
     jobs, job = _send(request, kube_context, objects, context.obj)
     if output is Output.name:
@@ -89,13 +93,28 @@ def _send(
     from launcher import cluster
 
     api = _api(request, kube_context, manner)
-    jobs = cluster.jobs_on(api)
-    job = jobs.submit(objects, say=tell)
+    jobs = cluster.jobs_on(api, tell)
+    job = jobs.submit(objects)
     tell(
         f"{job.name} is submitted to namespace {job.namespace} of {api.transport.context}; see "
         f"`launcher status {job.name}` and `launcher logs -f {job.name}`"
     )
     return jobs, job
+
+
+def _tell_cost(found: Resolved) -> None:
+    """What the job would reserve of its budget; how much is left only the cluster knows."""
+    from launcher.budget.budgets import cost_in_words
+
+    spec = found.spec
+    if not spec.job.budget or spec.local:
+        return
+    gpus = spec.workers.desired * spec.ranks_per_worker
+    if not spec.job.deadline_s:
+        tell(f"budget {spec.job.budget}: without --deadline a safe budget does not take the job")
+        return
+    cost = cost_in_words(gpus, spec.job.deadline_s)
+    tell(f"budget {spec.job.budget}: reserves {cost}; what remains tells --dry-run=server")
 
 
 def _api(request: Request, kube_context: str, manner: Manner) -> Api:

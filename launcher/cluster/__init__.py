@@ -43,18 +43,18 @@ def connect(
     return client.Api(way, namespace, timeout_s=timeout_s, patience_s=patience_s)
 
 
-def jobs_on(api: Api) -> Jobs:
-    """The verbs on its jobs."""
+def jobs_on(api: Api, say: Callable[[str], None] = lambda _: None) -> Jobs:
+    """The verbs on its jobs. say: told what whoever asks should know, such as a warning."""
     from launcher.cluster.jobs import Jobs
 
-    return Jobs(api)
+    return Jobs(api, say)
 
 
-def dry_run(api: Api, objects: list[Object]) -> list[Object]:
-    """The objects as the server would store them: admission, quota and rights are asked."""
+def dry_run(api: Api, objects: list[Object], say: Callable[[str], None]) -> list[Object]:
+    """The objects as the API server would store them; its admission and the budget have a say."""
     from launcher.cluster import submit
 
-    return submit.dry_run(api, objects)
+    return submit.dry_run(api, objects, say)
 
 
 def diff(api: Api, objects: list[Object]) -> str:

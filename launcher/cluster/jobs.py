@@ -10,7 +10,8 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from typing import Any
 
-from launcher.cluster import marks
+from launcher.cluster import admission, marks
+from launcher.cluster.admission import Applicant
 from launcher.cluster.client import Api
 from launcher.cluster.fields import held, labels_of
 from launcher.cluster.kinds import JOB, POD, PYTORCHJOB, SERVICE, TRAINJOB, Kind, Object
@@ -28,6 +29,15 @@ PODS_ASKED = 3
 """Pods whose events are looked at: what holds one of a gang back holds all."""
 LEAVE_MARGIN_S = 60.0
 """Beyond the grace period: the kubelet and the operator need a moment too."""
+_STOPPED = (
+    marks.CANCELLED,
+    marks.SUSPENDED,
+    marks.BUDGET_REASON,
+    marks.ENDED,
+    marks.ENDED_REASON,
+    marks.ENDED_AT,
+)
+"""What says that a job is not to run, and by whose will."""
 REFRESH_S = 5.0
 """While waiting, a job is looked at at least this often, though nothing has changed."""
 
@@ -35,12 +45,13 @@ REFRESH_S = 5.0
 class Jobs:
     """The jobs of one namespace, as one user."""
 
-    def __init__(self, api: Api) -> None:
-        self.api = api
+    def __init__(self, api: Api, say: Callable[[str], None] = lambda _: None) -> None:
+        """say: told what whoever asks should know, such as a budget's warning."""
+        self.api, self.say = api, say
 
-    def submit(self, objects: Sequence[Object], say: Callable[[str], None] = print) -> JobStatus:
+    def submit(self, objects: Sequence[Object]) -> JobStatus:
         """Sends rendered objects: `launcher.cluster.submit`."""
-        return submit(self.api, objects, say)
+        return submit(self.api, objects, self.say)
 
     def list_jobs(self, namespace: str | None = None) -> list[JobStatus]:
         """All jobs of a namespace, or of all with ""; workers as the operator counts them."""
@@ -119,16 +130,18 @@ class Jobs:
         return self.status(name)
 
     def resume(self, name: str) -> JobStatus:
-        """Lets a suspended, cancelled or stopped job go on from its checkpoint."""
+        """Lets a suspended, cancelled or stopped job go on from its checkpoint.
+
+        Raises Refused where its budget does not take it again.
+        """
         job, kind = self.find(name)
         held = _state(job, kind)
         policy = seen(job, kind)["spec"].get("runPolicy", {})
         if held in ("Succeeded", "Failed") and not policy.get("suspend"):
             raise Conflict(f"job {name!r} has ended ({held}); submit it again to go on")
-        cleared = dict.fromkeys(
-            (marks.CANCELLED, marks.SUSPENDED, marks.ENDED, marks.ENDED_REASON, marks.ENDED_AT)
-        )
-        change: dict[str, Any] = {"metadata": {"annotations": cleared}}
+        notes: dict[str, str | None] = dict.fromkeys(_STOPPED)
+        notes |= self._admitted(job, kind)
+        change: dict[str, Any] = {"metadata": {"annotations": notes}}
         _suspend_rendezvous(self.api, name, False)
         if QUEUE_LABEL in labels_of(job):
             self.api.patch(kind, name, change)
@@ -141,7 +154,8 @@ class Jobs:
     def scale(self, name: str, workers: int) -> JobStatus:
         """Wants another number of workers; the highest indices leave first. Does not wait for them.
 
-        Raises UsageError outside the job's range and Conflict for a job that has ended.
+        Raises UsageError outside the job's range, Conflict for a job that has ended, and Refused
+        where its budget has no room for more.
         """
         job, kind = self.find(name)
         found = read_status(seen(job, kind), None, datetime.now(UTC))
@@ -156,8 +170,21 @@ class Jobs:
             )
         if found.state in ENDED:
             raise Conflict(f"job {name!r} has ended ({found.state}); submit it again instead")
+        if workers > found.workers_desired:
+            self._admitted(job, kind, workers)
         self.api.patch(PYTORCHJOB, name, {"spec": {"replicas": workers}}, subresource="scale")
         return self.status(name)
+
+    def _admitted(self, job: Object, kind: Kind, workers: int | None = None) -> dict[str, str]:
+        """Asks the job's budget, where it has one; what is to be noted of its answer.
+
+        workers: how many it is to have; None: as it has. Raises Refused.
+        """
+        replicas = seen(job, kind)["spec"]["pytorchReplicaSpecs"]["Worker"].get("replicas", 1)
+        applicant = Applicant.of(job, kind, (workers or replicas,))
+        if applicant is None or admission.hold(self.api, applicant, self.say) is None:
+            return {}
+        return {marks.ADMITTED: applicant.budget}
 
     def delete(self, name: str, force: bool = False) -> None:
         """Removes a job's objects; its checkpoints stay. Waits until they are gone.

@@ -88,7 +88,8 @@ def state_of(job: Object, pods: Sequence[Object], running: int, least: int) -> J
             return "Failed"
         if notes.get(marks.CANCELLED):
             return "Cancelled"
-        return "Queued" if queue and not notes.get(marks.SUSPENDED) else "Suspended"
+        is_paused = notes.get(marks.SUSPENDED) or notes.get(marks.BUDGET_REASON)
+        return "Queued" if queue and not is_paused else "Suspended"
     if asked:
         return "Running"  # its workers are saving
     if held == "Restarting" or any(_is_crashing(pod) for pod in pods):
@@ -130,10 +131,15 @@ def _reason(
         return notes.get(marks.ENDED_REASON, "")
     if state == "Cancelled":
         return "cancelled by the user; the same submit goes on from its checkpoint"
-    if state in ("Succeeded", "Suspended"):
+    if state == "Suspended":
+        return notes.get(marks.BUDGET_REASON, "")
+    if state == "Succeeded":
         return ""
     if job["spec"].get("runPolicy", {}).get("suspend") and state == "Running":
-        return "its workers are saving and leaving"
+        why = notes.get(marks.BUDGET_REASON)
+        return f"{why}; its workers are saving and leaving" if why else (
+            "its workers are saving and leaving"
+        )  # fmt: skip
     if state == "Running":
         return next((text for pod in pods if (text := reasons.of_pod(pod))), "")
     # Pods that are still there leave because of the queue: how they ended is no reason.

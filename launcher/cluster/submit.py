@@ -11,16 +11,20 @@ import copy
 import time
 import uuid
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
-from launcher.cluster import marks
+from launcher.budget.budgets import cost_in_words, in_days
+from launcher.cluster import admission, marks
+from launcher.cluster.admission import Applicant
 from launcher.cluster.client import Api
-from launcher.cluster.kinds import JOB, Kind, Object, kind_of
+from launcher.cluster.fields import labels_of
+from launcher.cluster.kinds import JOB, PYTORCHJOB, Kind, Object, kind_of
 from launcher.cluster.state import read_status
 from launcher.cluster.trainjobs import seen
 from launcher.errors import Conflict, LauncherError, Rejected, TimedOut
-from launcher.spec import JOB_LABEL, QUEUE_LABEL
+from launcher.spec import BUDGET_LABEL, JOB_LABEL, QUEUE_LABEL
 from launcher.status import ENDED, JobStatus
 
 GONE_TIMEOUT_S = 60.0
@@ -32,11 +36,13 @@ _JOBS = ("PyTorchJob", "TrainJob")
 def submit(api: Api, objects: Sequence[Object], say: Callable[[str], None] = print) -> JobStatus:
     """Creates the job, or goes on with an ended or suspended one of the same name.
 
-    Raises Conflict for a live job of that name, also when two submit at the same moment, and
-    Rejected with the words of the quota or webhook that does not take it.
+    Raises Conflict for a live job of that name, also when two submit at the same moment, Refused
+    where its budget says no, and Rejected with the words of the quota or webhook that does not take
+    it.
     """
     job, others = _parted(objects, api.namespace)
     kind, name = kind_of(job), job["metadata"]["name"]
+    sizes = _look_at_budget(api, kind, job, say)
     _make_room(api, kind, job, others, say)
     submission = uuid.uuid4().hex
     job["metadata"].setdefault("annotations", {})[marks.SUBMISSION] = submission
@@ -52,20 +58,27 @@ def submit(api: Api, objects: Sequence[Object], say: Callable[[str], None] = pri
         raise Conflict(
             f"job {name!r} was submitted by somebody else at the same moment; choose another name"
         ) from error
+    applicant = Applicant.of(created, kind, sizes)
     try:
+        workers = admission.hold(api, applicant, say) if applicant and sizes else None
         for thing in others:
             api.apply(owned(thing, created))
         if not is_queued:
-            created = _let_go(api, kind, created, submission)
+            created = _let_go(api, kind, created, submission, workers)
     except LauncherError:
         api.delete(kind, name, uid=created["metadata"]["uid"])
+        if applicant and sizes:
+            admission.release(api, applicant.budget, applicant.uid)
         raise
     return read_status(seen(created, kind), None, datetime.now(UTC))
 
 
-def dry_run(api: Api, objects: Sequence[Object]) -> list[Object]:
-    """The objects as the server would store them: admission, quota and rights are asked."""
+def dry_run(
+    api: Api, objects: Sequence[Object], say: Callable[[str], None] = print
+) -> list[Object]:
+    """The objects as the server would store them: admission, quota, budget and rights are asked."""
     job, others = _parted(objects, api.namespace)
+    _look_at_budget(api, kind_of(job), job, say)
     answers = []
     for thing in (*others, job):
         try:
@@ -73,6 +86,36 @@ def dry_run(api: Api, objects: Sequence[Object]) -> list[Object]:
         except Conflict:
             answers.append(thing)  # it exists, so all of admission has let it pass
     return answers
+
+
+def _look_at_budget(
+    api: Api, kind: Kind, job: Object, say: Callable[[str], None]
+) -> tuple[int, ...]:
+    """Numbers of workers with which the job may start, the largest first, by what its budget says
+    now; the job is made of the largest. Empty where it has no budget. Raises Refused."""
+    applicant = Applicant.of(job, kind)
+    if applicant is None:
+        return ()
+    old = api.find(kind, applicant.name, applicant.namespace)
+    if old is not None:  # it is replaced, and what it holds with it
+        applicant = replace(applicant, uid=old["metadata"]["uid"])
+    found = admission.look(api, applicant)
+    if found is None:
+        say(f"this cluster knows no budgets: {applicant.budget!r} is only a label")
+        return ()
+    workers, admitted, state = found
+    gpus, limit = workers * applicant.gpus_per_worker, state.budget.limit_gpu_ms
+    if admitted.hold is not None:
+        say(
+            f"reserves {cost_in_words(gpus, applicant.deadline_s)}; "
+            f"{in_days(state.remaining)} of {in_days(limit)} remain"
+        )
+    if workers < applicant.workers[0]:
+        say(f"its budget has room for {workers} of {applicant.workers[0]} workers: it starts so")
+        job["spec"]["pytorchReplicaSpecs"]["Worker"]["replicas"] = workers
+    if QUEUE_LABEL in labels_of(job):
+        return (workers,)  # the queue evicts a job whose size changes
+    return tuple(each for each in applicant.workers if each <= workers)
 
 
 def owned(thing: Object, owner: Object) -> Object:
@@ -114,8 +157,9 @@ def _suspend_field(job: Object) -> Object:
     return policy
 
 
-def _let_go(api: Api, kind: Kind, job: Object, submission: str) -> Object:
-    """Unsuspends the job if it is still ours; both in one request."""
+def _let_go(api: Api, kind: Kind, job: Object, submission: str, workers: int | None) -> Object:
+    """Unsuspends the job if it is still ours; both in one request. workers: those its budget has
+    admitted; None: it has none."""
     note = f"/metadata/annotations/{marks.SUBMISSION.replace('/', '~1')}"
     path = "/spec/suspend" if job["kind"] == "TrainJob" else "/spec/runPolicy/suspend"
     change: list[dict[str, Any]] = [
@@ -123,6 +167,12 @@ def _let_go(api: Api, kind: Kind, job: Object, submission: str) -> Object:
         {"op": "replace", "path": path, "value": False},
     ]
     name = job["metadata"]["name"]
+    if workers is not None:
+        admitted = f"/metadata/annotations/{marks.ADMITTED.replace('/', '~1')}"
+        change.append({"op": "add", "path": admitted, "value": labels_of(job)[BUDGET_LABEL]})
+    if workers is not None and kind is PYTORCHJOB:
+        replicas = "/spec/pytorchReplicaSpecs/Worker/replicas"
+        change.append({"op": "replace", "path": replicas, "value": workers})
     try:
         return api.patch(kind, name, change, namespace=job["metadata"]["namespace"])
     except Rejected as error:
@@ -149,7 +199,7 @@ def _make_room(
         left = api.find(other, metadata["name"], namespace)
         if left is None:
             continue
-        if left["metadata"].get("labels", {}).get(JOB_LABEL) != name:
+        if labels_of(left).get(JOB_LABEL) != name:
             raise Conflict(
                 f"{other.name} {metadata['name']!r} exists in namespace {namespace} and is no "
                 "part of a job of this name; choose another name"

@@ -2,26 +2,33 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 
-from launcher.budget.budgets import DAY_MS, Budget, Hold, State
+from launcher.budget.asked import read_refunds, read_reservations
+from launcher.budget.budgets import DAY_MS, Budget, Hold, Reservation, State
 from launcher.budget.objects import (
     allows,
     iso,
     read_budget,
     read_holds,
+    read_state,
+    why_closed,
+    with_condition,
     with_figures,
     with_hold,
     with_refusal,
     without_holds,
 )
 from launcher.budget.periods import Calendar, Period
+from launcher.budget.records import Refund
 from launcher.errors import UsageError
 
 NOW_MS = 1_790_000_000_123
+AS_OF = "2026-09-21T14:13:20Z"
 HOLD = Hold("u-1", "ml", "a", 64, 7)
 
 
@@ -82,13 +89,89 @@ def test_refusals_are_counted_by_reason() -> None:
 def test_figures_are_rounded_and_the_rest_stays() -> None:
     held = with_hold(thing(), HOLD, NOW_MS)
     state = State(read_budget(held), DAY_MS // 3, {"u-1": Hold("u-1", "ml", "a", 1, DAY_MS)})
-    shown = with_figures(held, state, Period(0, DAY_MS), 1)["status"]
+    shown = with_figures(held, state, Period(0, DAY_MS), 1, NOW_MS)["status"]
     assert shown["gpuDays"] == {"used": 0.333, "reserved": 1.0, "remaining": 498.667}
     assert shown["period"] == {"from": "1970-01-01T00:00:00Z", "until": "1970-01-02T00:00:00Z"}
     assert (shown["observedGeneration"], shown["jobs"]) == (3, 1)
     assert shown["holds"] == held["status"]["holds"]
-    endless = with_figures(held, state, Period(0, 1 << 62), 1)["status"]
+    endless = with_figures(held, state, Period(0, 1 << 62), 1, NOW_MS)["status"]
     assert endless["period"] == {"from": "1970-01-01T00:00:00Z"}
+
+
+def test_what_submit_decides_by_is_what_was_written() -> None:
+    written = with_figures(
+        with_hold(thing(), HOLD, NOW_MS),
+        State(read_budget(thing()), 7 * DAY_MS + 1, {"u-1": HOLD}, {"u-1": 5}),
+        Period(0, DAY_MS),
+        1,
+        NOW_MS,
+    )
+    found = read_state(written, NOW_MS)
+    assert (found.used, found.holds, found.used_by_job) == (
+        7 * DAY_MS + 1,
+        {"u-1": HOLD},
+        {"u-1": 5},
+    )
+    again = with_hold(written, replace(HOLD, gpus=HOLD.gpus + 1), NOW_MS)
+    assert read_state(again, NOW_MS).used_by_job == {"u-1": 5}, "used time stays with the hold"
+
+
+def test_refunds_and_reservations_are_read() -> None:
+    entry = {"id": "r-1", "gpuDays": 0.5, "reason": "node lost", "author": "ann", "at": AS_OF}
+    asked = thing(
+        refunds=[entry, entry | {"id": "r-2", "podUID": "p"}],
+        reservations=[
+            {"job": "final", "gpuDays": 2, "until": "2026-09-21T14:13:21Z"},
+            {"job": "late", "gpuDays": 3, "until": AS_OF},
+            {"job": "open", "gpuDays": 0.25},
+        ],
+    )
+    first, second = read_refunds(asked, "c")
+    assert first == Refund("r-1", "c", "b", DAY_MS // 2, "node lost", "ann", NOW_MS // 1000 * 1000)
+    assert (second.refund_id, second.pod_uid) == ("r-2", "p")
+    assert read_reservations(asked, NOW_MS // 1000 * 1000) == [
+        Reservation("final", 2 * DAY_MS), Reservation("open", DAY_MS // 4)
+    ]  # fmt: skip
+
+
+def accounted(as_of: str = AS_OF, status: bool = True, **spec: Any) -> dict[str, Any]:
+    told = with_condition(thing(**spec), "Accounted", status, "Ledger", "the store is away", NOW_MS)
+    return {**told, "status": {**told["status"], "asOf": as_of}}
+
+
+@pytest.mark.parametrize(
+    ("budget", "kind", "words"),
+    [
+        (accounted(namespaces=["a", "b"]), "NotAllowed", "not for namespace ml; it is for a, b"),
+        (
+            accounted(period={"from": "2026-01-01T00:00:00Z", "until": "2026-06-01T00:00:00Z"}),
+            "NotAllowed",
+            "ended on 2026-06-01",
+        ),
+        (accounted(period={"from": "2027-01-01T00:00:00Z"}), "NotAllowed", "begins on 2027-01-01"),
+        (thing(), "NoLedger", "no controller with --ledger has written its status"),
+        (accounted(status=False), "NoLedger", "the store is away"),
+        (accounted(as_of="2026-09-21T14:08:00Z"), "NoLedger", "its figures are 320 s old"),
+    ],
+)
+def test_why_nothing_starts(budget: dict[str, Any], kind: str, words: str) -> None:
+    found = why_closed(budget, "ml", NOW_MS)
+    assert found is not None
+    assert (found.kind, words in found.reason) == (kind, True), found.reason
+
+
+def test_jobs_may_start_on_an_accounted_budget() -> None:
+    assert why_closed(accounted(), "ml", NOW_MS) is None
+
+
+def test_a_conditions_time_is_that_of_its_last_change() -> None:
+    told = with_condition(accounted(), "Accounted", True, "NoFinalizer", "", NOW_MS + 5000)
+    (only,) = told["status"]["conditions"]
+    assert (only["reason"], only["lastTransitionTime"]) == ("NoFinalizer", AS_OF)
+    (changed,) = with_condition(told, "Accounted", False, "x", "", NOW_MS + 5000)["status"][
+        "conditions"
+    ]
+    assert changed["lastTransitionTime"] == "2026-09-21T14:13:25Z"
 
 
 def test_moments_are_whole_seconds() -> None:
