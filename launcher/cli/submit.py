@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -18,6 +19,7 @@ from launcher.request import Request
 
 if TYPE_CHECKING:
     from launcher.cluster.client import Api
+    from launcher.resolve import Resolved
     from launcher.status import JobStatus
 
 
@@ -58,7 +60,10 @@ def submit(
     if dry_run is DryRun.client:
         _print_objects(checked_objects(resolved(request)), output)
         return
-    objects = checked_objects(complete(request))
+    found = complete(request)
+    if not request.local:
+        found = _with_ledger(found, _api(request, kube_context, context.obj))
+    objects = checked_objects(found)
     if dry_run is DryRun.server:
         from launcher import cluster
 
@@ -96,6 +101,16 @@ def _send(
         f"`launcher status {job.name}` and `launcher logs -f {job.name}`"
     )
     return jobs, job
+
+
+def _with_ledger(found: Resolved, api: Api) -> Resolved:
+    """The job, its pods held until their GPU time is stored where its budget has a ledger."""
+    from launcher import cluster
+
+    job = found.spec.job
+    if job.ledger or not job.budget or not cluster.holds_pods(api, job.budget):
+        return found
+    return replace(found, spec=replace(found.spec, job=replace(job, ledger=True)))
 
 
 def _api(request: Request, kube_context: str, manner: Manner) -> Api:
