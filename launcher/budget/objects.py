@@ -97,9 +97,9 @@ def why_closed(thing: Object, namespace: str, now_ms: int) -> Refused | None:
         return Refused(
             f'budget "{name}" {when}; change its period with `launcher budget set`', "NotAllowed"
         )
-    told = _condition(thing, ACCOUNTED)
+    told = condition_of(thing, ACCOUNTED)
     why = told["message"] if told else "no controller with --ledger has written its status"
-    if told is not None and told["status"] == "True":
+    if is_accounted(thing):
         age_s = (now_ms - moment_ms(thing["status"].get("asOf") or _NEVER)) // 1000
         if age_s <= FIGURES_LAST_S:
             return None
@@ -176,20 +176,27 @@ def with_condition(
     thing: Object, kind: str, is_true: bool, reason: str, message: str, now_ms: int
 ) -> dict[str, Any]:
     """The object with a condition; its time changes with its status alone, as Kubernetes has it."""
-    status, known = dict(thing.get("status", {})), _condition(thing, kind)
+    status, known = dict(thing.get("status", {})), condition_of(thing, kind)
     wanted = "True" if is_true else "False"
     is_same = known is not None and known["status"] == wanted
     since = known["lastTransitionTime"] if known is not None and is_same else iso(now_ms)
     told = {
         "type": kind, "status": wanted, "reason": reason, "message": message[:MESSAGE_MOST_CHARS],
-        "lastTransitionTime": since,
+        "lastTransitionTime": since, "observedGeneration": thing["metadata"].get("generation", 0),
     }  # fmt: skip
     others = [each for each in status.get("conditions", ()) if each["type"] != kind]
     return {**thing, "status": {**status, "conditions": [*others, told]}}
 
 
-def _condition(thing: Object, kind: str) -> Mapping[str, Any] | None:
-    conditions = thing.get("status", {}).get("conditions", ())
+def is_accounted(thing: Object) -> bool:
+    """Whether the GPU time of its jobs is being stored."""
+    told = condition_of(thing, ACCOUNTED)
+    return told is not None and told["status"] == "True"
+
+
+def condition_of(thing: Object, kind: str) -> Mapping[str, Any] | None:
+    """A condition of its status; None before it was first written."""
+    conditions = thing.get("status", {}).get("conditions") or ()
     return next((each for each in conditions if each["type"] == kind), None)
 
 

@@ -7,14 +7,14 @@ import sys
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import typer
 
 from launcher.cli import options as opt
-from launcher.cli.manners import Manner, Output, colored, emit, table, tell
+from launcher.cli.manners import Manner, Output, colored, confirm, emit, table, tell
 from launcher.cli.places import Place, placed
-from launcher.errors import LauncherError
+from launcher.errors import LauncherError, UsageError
 
 Result = Literal["ok", "warning", "failed"]
 COLORS: dict[Result, str] = {"ok": "green", "warning": "yellow", "failed": "red"}
@@ -38,7 +38,19 @@ def register(app: typer.Typer) -> None:
     app.command()(placed(doctor))
 
 
-def doctor(context: typer.Context, place: Place, output: opt.OutputFormat = Output.table) -> None:
+def doctor(
+    context: typer.Context,
+    place: Place,
+    release_finalizers: Annotated[
+        bool,
+        typer.Option(
+            "--release-finalizers",
+            help="Let pods go that wait for a ledger which is gone; without -n in all namespaces.",
+        ),
+    ] = False,
+    yes: opt.Yes = False,
+    output: opt.OutputFormat = Output.table,
+) -> None:
     """Check this machine, the settings, the object store and the cluster.
 
     Exit code 1 if something that a run needs has failed; a warning only tells what is not there.
@@ -47,9 +59,13 @@ def doctor(context: typer.Context, place: Place, output: opt.OutputFormat = Outp
     Examples:
       launcher doctor
       launcher doctor -n ml
+      launcher doctor --release-finalizers -n ml
       launcher doctor -o json | jq '.checks[] | select(.result == "failed")'
     """
     manner: Manner = context.obj
+    if release_finalizers:
+        _release(place, yes, manner)
+        return
     found = list(checks(place, manner.request_timeout_s))
     if output in (Output.json, Output.yaml):
         emit({"kind": "Diagnosis", "checks": [asdict(check) for check in found]}, output)
@@ -65,6 +81,25 @@ def doctor(context: typer.Context, place: Place, output: opt.OutputFormat = Outp
     if failed:
         tell(f"failed: {', '.join(failed)}")
         raise typer.Exit(1)
+
+
+def _release(place: Place, yes: bool, manner: Manner) -> None:
+    """Takes the ledger's finalizer off pods: they can go though nobody stores their time."""
+    from launcher import cluster
+
+    if place.local:
+        raise UsageError("--release-finalizers is for a cluster; leave --local out")
+    api = cluster.connect(place.context, place.namespace, manner.request_timeout_s)
+    where = f"namespace {place.namespace}" if place.namespace else "all namespaces"
+    question = (
+        f"let all pods of jobs in {where} of {api.transport.context} go, though the GPU time of "
+        "those that have ended may not be stored?"
+    )
+    if not confirm(question, yes, manner):
+        tell("left as it is")
+        raise typer.Exit(1)
+    count = cluster.give_up_ledger(api, place.namespace)
+    tell(f"{count} pods no longer wait for their GPU time to be stored")
 
 
 def checks(place: Place, timeout_s: float) -> Iterator[Check]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -62,7 +63,10 @@ def submit(
         _print_objects(checked_objects(found), output)
         _tell_cost(found)
         return
-    objects = checked_objects(complete(request))
+    found = complete(request)
+    if not request.local:
+        found = _with_ledger(found, _api(request, kube_context, context.obj))
+    objects = checked_objects(found)
     if dry_run is DryRun.server:
         from launcher import cluster
 
@@ -115,6 +119,16 @@ def _tell_cost(found: Resolved) -> None:
         return
     cost = cost_in_words(gpus, spec.job.deadline_s)
     tell(f"budget {spec.job.budget}: reserves {cost}; what remains tells --dry-run=server")
+
+
+def _with_ledger(found: Resolved, api: Api) -> Resolved:
+    """The job, its pods held until their GPU time is stored where its budget has a ledger."""
+    from launcher import cluster
+
+    job = found.spec.job
+    if job.ledger or not job.budget or not cluster.holds_pods(api, job.budget):
+        return found
+    return replace(found, spec=replace(found.spec, job=replace(job, ledger=True)))
 
 
 def _api(request: Request, kube_context: str, manner: Manner) -> Api:

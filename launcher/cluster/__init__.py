@@ -23,6 +23,8 @@ __all__ = [
     "connect",
     "diff",
     "dry_run",
+    "give_up_ledger",
+    "holds_pods",
     "is_configured",
     "jobs_on",
     "read_usage",
@@ -90,6 +92,20 @@ def checks(api: Api) -> list[Finding]:
     from launcher.cluster import diagnosis
 
     return diagnosis.checks(api)
+
+
+def holds_pods(api: Api, budget: str) -> bool:
+    """Whether jobs of a budget are to hold their pods until their GPU time is stored."""
+    from launcher.cluster import ledger
+
+    return ledger.holds_pods(api, budget)
+
+
+def give_up_ledger(api: Api, namespace: str) -> int:
+    """Lets every pod go that waits for its GPU time to be stored; returns how many. "" is all."""
+    from launcher.cluster import ledger
+
+    return ledger.give_up(api, namespace)
 
 
 def is_configured() -> bool:

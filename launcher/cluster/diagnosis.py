@@ -6,9 +6,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
+from launcher.budget.pods import moment_ms
 from launcher.cluster.client import Api
 from launcher.cluster.fields import held
 from launcher.cluster.kinds import EVENT, JOB, NODE, POD, PYTORCHJOB, SERVICE, Kind
+from launcher.cluster.ledger import held_pods
 from launcher.cluster.objects import workloads
 from launcher.cluster.state import GPU
 from launcher.errors import Forbidden, LauncherError, NotFound
@@ -36,6 +38,9 @@ RIGHTS: tuple[tuple[str, Kind, str], ...] = (
 )
 """What submit, status, logs, scale, cancel and delete ask for."""
 
+HELD_MOST_MS = 120_000
+"""A ledger that works lets a pod go within seconds of its end."""
+
 
 @dataclass(frozen=True)
 class Finding:
@@ -60,6 +65,7 @@ def _further(api: Api) -> Iterator[Finding]:
     yield _asked("nodes", lambda: _nodes(api))
     yield _asked("kueue", lambda: _kueue(api))
     yield _asked("stranded pods", lambda: _stranded(api))
+    yield _asked("ledger", lambda: _held(api))
 
 
 def _asked(name: str, ask: Callable[[], tuple[Result, str]]) -> Finding:
@@ -147,3 +153,21 @@ def _stranded(api: Api) -> tuple[Result, str]:
             f"{', '.join(lost[:5])} on nodes that are not ready; `launcher controller` frees them"
         )
     return "ok", f"none of {len(pods)} pods"
+
+
+def _held(api: Api) -> tuple[Result, str]:
+    """Pods that were to be gone long ago and wait for the ledger alone."""
+    pods = held_pods(api, api.namespace)
+    now_ms = api.transport.clock.now_ms()
+    late = [
+        pod["metadata"]["name"]
+        for pod in pods
+        if "deletionTimestamp" in pod["metadata"]
+        and now_ms - moment_ms(pod["metadata"]["deletionTimestamp"]) > HELD_MOST_MS
+    ]
+    if late:
+        return "warning", (
+            f"{', '.join(late[:5])} wait for their GPU time to be stored; is a controller with "
+            "--ledger running? if the ledger is gone: launcher doctor --release-finalizers"
+        )
+    return "ok", f"{len(pods)} pods are held until their GPU time is stored; none for long"

@@ -120,6 +120,11 @@ class Accounting:
         self._sights.tell(kind, change)
 
     @property
+    def address(self) -> str:
+        """Of the ledger, for people."""
+        return self._store.address
+
+    @property
     def is_ready(self) -> bool:
         """Whether this one leads and has loaded the ledger."""
         return self._is_loaded and self._may_write()

@@ -17,6 +17,7 @@ from functools import partial
 from launcher.cluster.client import Api
 from launcher.cluster.kinds import JOB, NODE, POD, PYTORCHJOB, SERVICE, Kind
 from launcher.cluster.watch import Change, Watch
+from launcher.controller.accounted import Accounted
 from launcher.controller.accounting import Accounting, Pace
 from launcher.controller.act import Hands, NotLeading
 from launcher.controller.brief import brief
@@ -105,11 +106,7 @@ class Controller:
         for watch in self._watches:
             watch.start()
         election.start()
-        writers = []
-        if self.accounting is not None:
-            writers.append(threading.Thread(target=self.accounting.run, args=(stopping,)))
-        for writer in writers:
-            writer.start()
+        writers = self._start_writers(stopping)
         try:
             with ThreadPoolExecutor(SCRAPED_AT_ONCE, "scrape") as pool:
                 self._loop(stopping, pool)
@@ -281,6 +278,22 @@ class Controller:
             wanted += [(kind, namespace, JOB_LABEL) for kind in (PYTORCHJOB, POD, JOB, SERVICE)]
         self._unsynced = len(wanted)
         return [self._watch(kind, namespace, labels) for kind, namespace, labels in wanted]
+
+    def _start_writers(self, stopping: threading.Event) -> list[threading.Thread]:
+        """The threads of the ledger, if there is one."""
+        if self.accounting is None:
+            return []
+        api = self._brief_api("", WRITE_PATIENCE_S)
+        accounted = Accounted(
+            api, self.accounting, self.settings.has_finalizers, lambda: self.elector.is_leading
+        )
+        writers = [
+            threading.Thread(target=self.accounting.run, args=(stopping,), name="ledger"),
+            threading.Thread(target=accounted.run, args=(stopping,), name="accounted"),
+        ]
+        for writer in writers:
+            writer.start()
+        return writers
 
     def _make_accounting(self) -> Accounting | None:
         settings = self.settings

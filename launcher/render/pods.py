@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from launcher.budget.pods import FINALIZER
 from launcher.render.environment import CA_FILE, CA_FOLDER, environment
 from launcher.render.objects import Object, labels, load
 from launcher.render.placement import (
@@ -65,6 +66,8 @@ def _add_metadata(spec: JobSpec, metadata: Object) -> None:
     job = spec.job
     metadata["labels"] |= job.pod_labels
     metadata["annotations"] |= topology(job) | job.pod_annotations
+    if job.ledger:
+        metadata["finalizers"] = [FINALIZER]
     if job.fabric.networks:
         metadata["annotations"][NETWORKS_ANNOTATION] = job.fabric.networks
     if job.gang.scheduler == "kai" and job.gang.queue:

@@ -163,6 +163,11 @@ class JobConfig:
     )
     namespace: str = setting("", "namespace; empty: the context's", "as kubectl")
     budget: str = setting("", "budget that is charged; empty: none", "one team may need none")
+    ledger: bool = setting(
+        False,
+        "workers' pods stay, once ended, until their GPU time is stored (finalizer)",
+        "without a ledger they would never go; submit sets it where the budget tells of one",
+    )
     user: str = setting(
         "", "who is shown as its user; empty: the setting, which is the login", "each submits"
     )

@@ -31,12 +31,14 @@ SYSTEM = "controllers"
 """Namespace of ServiceAccount and Lease."""
 RIGHTS = (
     ("kubeflow.org", "pytorchjobs", "get list watch patch delete"),
-    ("", "pods", "get list watch delete"),
+    ("", "pods", "get list watch patch delete"),
     ("", "pods/status", "patch"),
     ("", "nodes", "get list watch"),
     ("", "services", "get list watch patch"),
     ("batch", "jobs", "get list watch patch"),
     ("kueue.x-k8s.io", "workloads", "get list patch"),
+    ("launcher.dev", "budgets", "get list watch"),
+    ("launcher.dev", "budgets/status", "get patch update"),
     ("", "events", "create patch"),
     ("coordination.k8s.io", "leases", "get create update"),
 )

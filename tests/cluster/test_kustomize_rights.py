@@ -117,6 +117,7 @@ RIGHTS: dict[str, tuple[str, ...]] = {
     "patch workloads.kueue.x-k8s.io": (*USES, "controller"),
     "delete workloads.kueue.x-k8s.io": NOBODY,
     "patch clusterqueues.kueue.x-k8s.io": NOBODY,
+    "patch budgets.launcher.dev": NOBODY,
     "get secrets": NOBODY,
     "list secrets": NOBODY,
     "get configmaps": NOBODY,
@@ -155,6 +156,18 @@ def test_the_controller_leads_by_a_lease_of_its_own_namespace(people: dict[str, 
     assert own == ["get", "create", "update"]
     assert people["controller"].may("list nodes", "")
     assert not people["user"].may("list nodes", "")
+
+
+def test_the_controller_keeps_the_status_of_budgets_and_no_more(people: dict[str, Person]) -> None:
+    for verb, resource, is_allowed in (
+        ("list", "budgets.launcher.dev", True),
+        ("watch", "budgets.launcher.dev", True),
+        ("patch", "budgets.launcher.dev/status", True),
+        ("update", "budgets.launcher.dev/status", True),
+        ("patch", "budgets.launcher.dev", False),
+        ("delete", "budgets.launcher.dev", False),
+    ):
+        assert people["controller"].may(f"{verb} {resource}", "") is is_allowed
 
 
 def test_no_rule_has_a_wildcard_or_a_secret(people: dict[str, Person]) -> None:

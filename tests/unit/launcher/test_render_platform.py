@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from launcher.render import pod_templates, render, to_yaml
+from launcher.render import pod_templates, problems, render, to_yaml
 from launcher.request import Request
 from launcher.resolve import resolve
 from launcher.settings import KEYS, Setting, Settings
@@ -290,6 +290,21 @@ def test_marks_of_the_pods() -> None:
     assert worker["metadata"]["labels"]["a.io/use"] == "true"
     assert worker["metadata"]["annotations"]["a.io/b"] == "c d"
     assert "a.io" not in str(rendezvous)
+
+
+@pytest.mark.parametrize("backend", ["pytorchjob", "trainjob"])
+def test_only_workers_are_held_until_their_time_is_stored(backend: str) -> None:
+    """The rendezvous has no GPU."""
+    for is_held in (False, True):
+        made = objects(f"job.ledger={str(is_held).lower()}", backend=backend)
+        assert problems(made) == []
+        holding = [
+            template["metadata"]["finalizers"]
+            for thing in made
+            for _, template in pod_templates(thing)
+            if "finalizers" in template["metadata"]
+        ]
+        assert holding == [["launcher.dev/gpu-ledger"]] * is_held
 
 
 def test_the_controllers_duties_are_annotations() -> None:
