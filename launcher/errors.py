@@ -36,9 +36,13 @@ class NotFound(LauncherError):
 
 
 class Refused(LauncherError):
-    """The budget does not allow it."""
+    """The budget does not allow it. kind: the word that such refusals are counted by."""
 
     exit_code = 4
+
+    def __init__(self, reason: str, kind: str = "NotAllowed") -> None:
+        super().__init__(reason)
+        self.kind = kind
 
 
 class Conflict(LauncherError):

@@ -67,6 +67,17 @@ def read_holds(thing: Object) -> dict[str, Hold]:
     }
 
 
+def written_at_ms(thing: Object) -> int:
+    """When the figures were last written; 0 before they were."""
+    return moment_ms(thing.get("status", {}).get("asOf") or _NEVER)
+
+
+def held_at_ms(thing: Object) -> dict[str, int]:
+    """When each job's hold was written, by its uid."""
+    holds = thing.get("status", {}).get("holds", ())
+    return {each["jobUID"]: moment_ms(each["heldAt"]) for each in holds}
+
+
 def read_state(thing: Object, now_ms: int) -> State:
     """Where a budget stands by its object, as far as the controller has written it. Used time and
     what of it goes to holds were written together, so their difference is right at any age."""
@@ -100,7 +111,7 @@ def why_closed(thing: Object, namespace: str, now_ms: int) -> Refused | None:
     told = condition_of(thing, ACCOUNTED)
     why = told["message"] if told else "no controller with --ledger has written its status"
     if is_accounted(thing):
-        age_s = (now_ms - moment_ms(thing["status"].get("asOf") or _NEVER)) // 1000
+        age_s = (now_ms - written_at_ms(thing)) // 1000
         if age_s <= FIGURES_LAST_S:
             return None
         why = f"its figures are {age_s} s old; is the controller running?"

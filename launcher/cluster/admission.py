@@ -85,21 +85,15 @@ class Applicant:
         return is_namesake and hold.job_uid != self.uid
 
 
-def look(api: Api, job: Applicant) -> tuple[int, Admitted, State] | None:
+def look(
+    api: Api, job: Applicant, say: Callable[[str], None]
+) -> tuple[int, Admitted, State] | None:
     """What would be admitted now; nothing is written but a refusal, which is counted and raised.
 
     None where the cluster knows no budgets. Raises errors.Refused.
     """
     found = find(api, job.budget)
-    if found is None:
-        return None
-    now_ms = api.transport.clock.now_ms()
-    state = objects.read_state(found, now_ms)
-    verdict = objects.why_closed(found, job.namespace, now_ms) or job.judge(state)
-    if isinstance(verdict, Refused):
-        count_refusal(api, job.budget, verdict)
-        raise errors.Refused(verdict.reason)
-    return (*verdict, state)
+    return None if found is None else _judged(api, found, job, say)
 
 
 def hold(api: Api, job: Applicant, say: Callable[[str], None]) -> int | None:
@@ -111,18 +105,11 @@ def hold(api: Api, job: Applicant, say: Callable[[str], None]) -> int | None:
         found = find(api, job.budget)
         if found is None:
             return None
-        now_ms = api.transport.clock.now_ms()
-        state = objects.read_state(found, now_ms)
-        verdict = objects.why_closed(found, job.namespace, now_ms) or job.judge(state)
-        if isinstance(verdict, Refused):
-            count_refusal(api, job.budget, verdict)
-            raise errors.Refused(verdict.reason)
-        workers, admitted = verdict
-        if admitted.warning:
-            say(f"warning: {admitted.warning}")
+        workers, admitted, state = _judged(api, found, job, say)
         if admitted.hold is None:
             return workers
         replaced = {uid for uid, each in state.holds.items() if job.replaces(each)}
+        now_ms = api.transport.clock.now_ms()
         changed = objects.with_hold(objects.without_holds(found, replaced), admitted.hold, now_ms)
         try:
             write_status(api, found, changed, "holds")
@@ -132,6 +119,24 @@ def hold(api: Api, job: Applicant, say: Callable[[str], None]) -> int | None:
     raise Conflict(
         f'budget "{job.budget}" changed {TRIES} times while a hold was written; try again'
     )
+
+
+def _judged(
+    api: Api, found: Object, job: Applicant, say: Callable[[str], None]
+) -> tuple[int, Admitted, State]:
+    """Workers and hold by a budget as it was read. Raises errors.Refused; it is counted."""
+    now_ms = api.transport.clock.now_ms()
+    state = objects.read_state(found, now_ms)
+    verdict = objects.why_closed(found, job.namespace, now_ms) or job.judge(state)
+    if isinstance(verdict, Refused):
+        if (verdict.kind, state.budget.mode) == ("NoLedger", "soft"):
+            say(f"warning: {verdict.reason.replace('so nothing starts on it', 'it only warns')}")
+            return job.workers[0], Admitted(None), state
+        count_refusal(api, job.budget, verdict)
+        raise errors.Refused(verdict.reason, verdict.kind)
+    if verdict[1].warning:
+        say(f"warning: {verdict[1].warning}")
+    return (*verdict, state)
 
 
 def release(api: Api, budget: str, uid: str) -> None:

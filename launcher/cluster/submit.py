@@ -60,7 +60,7 @@ def submit(api: Api, objects: Sequence[Object], say: Callable[[str], None] = pri
         ) from error
     applicant = Applicant.of(created, kind, sizes)
     try:
-        workers = admission.hold(api, applicant, say) if applicant and sizes else None
+        workers = admission.hold(api, applicant, _unheard) if applicant and sizes else None
         for thing in others:
             api.apply(owned(thing, created))
         if not is_queued:
@@ -99,7 +99,7 @@ def _look_at_budget(
     old = api.find(kind, applicant.name, applicant.namespace)
     if old is not None:  # it is replaced, and what it holds with it
         applicant = replace(applicant, uid=old["metadata"]["uid"])
-    found = admission.look(api, applicant)
+    found = admission.look(api, applicant, say)
     if found is None:
         say(f"this cluster knows no budgets: {applicant.budget!r} is only a label")
         return ()
@@ -116,6 +116,10 @@ def _look_at_budget(
     if QUEUE_LABEL in labels_of(job):
         return (workers,)  # the queue evicts a job whose size changes
     return tuple(each for each in applicant.workers if each <= workers)
+
+
+def _unheard(_: str) -> None:
+    """What was said at the first look is not said again."""
 
 
 def owned(thing: Object, owner: Object) -> Object:

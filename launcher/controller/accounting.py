@@ -101,6 +101,8 @@ class Accounting:
         self._given: list[Record] = []
         self._running: dict[str, Interval] = {}
         """Pods that hold GPUs now, by uid."""
+        self._closing: list[Interval] = []
+        """Those that do not any more, until that is stored."""
         self._in_doubt: dict[str, int] = {}
         self._health = Health()
         self._again: set[str] = set()
@@ -168,6 +170,14 @@ class Accounting:
         for interval in self._running_now():
             found[interval.owner.job_uid] += interval.gpus
         return found
+
+    def unsettled(self) -> set[tuple[str, str]]:
+        """Jobs, by namespace and name, that run or whose end is not stored yet."""
+        with self._lock:
+            return {
+                (each.owner.namespace, each.owner.job)
+                for each in (*self._running.values(), *self._closing)
+            }
 
     def _running_now(self) -> list[Interval]:
         if not self.is_ready:
@@ -288,7 +298,8 @@ class Accounting:
         known = self._accountant.latest(uid)
         with self._lock:
             if known is None or known.is_closed:
-                self._running.pop(uid, None)
+                if ended := self._running.pop(uid, None):
+                    self._closing.append(ended)
             else:
                 self._running[uid] = known
         if known is not None:
@@ -306,6 +317,8 @@ class Accounting:
         if is_extending or self._accountant.is_urgent:
             now_ms = self.now_ms()
             self._accountant.flush(now_ms)
+            with self._lock:
+                self._closing.clear()
             if is_extending:
                 self._store.check()  # there may have been nothing to write
             self._stored_ms = now_ms

@@ -62,6 +62,44 @@ class Hands:
             self._act(view.job, action)
         return changed
 
+    # -- in a budget's name
+
+    def admit(self, view: View, budget: str, workers: int) -> None:
+        """Notes that a budget lets the job run, and with how many workers. Raises Conflict."""
+        change: dict[str, Any] = {"metadata": {"annotations": {marks.ADMITTED: budget}}}
+        if workers != view.replicas:
+            change["spec"] = _replicas(workers)
+        self._change(view, change)
+        self._did(view.job, "Admitted", f"budget {budget!r} lets it run", False)
+
+    def pause(self, view: View, reason: str) -> None:
+        """Suspends a job: its workers save and leave. Raises Conflict where it has changed."""
+        notes = {marks.BUDGET_REASON: reason, marks.ADMITTED: None}
+        change: dict[str, Any] = {"metadata": {"annotations": notes}}
+        if not view.is_queued:
+            change["spec"] = {"runPolicy": {"suspend": True}}
+        self._change(view, change)
+        self._did(view.job, "BudgetSuspended", reason)
+        if view.is_queued:
+            self._deactivate(view.job)
+
+    def shrink(self, view: View, workers: int, reason: str) -> None:
+        """Goes on with fewer workers. Raises Conflict where the job has changed."""
+        self._change(view, {"metadata": {}, "spec": _replicas(workers)})
+        self._did(view.job, "BudgetShrunk", f"{reason}; goes on with {workers} workers")
+
+    def tell(self, view: View, reason: str, message: str) -> None:
+        """An event alone."""
+        self._check()
+        self._did(view.job, reason, message)
+
+    def _change(self, view: View, change: dict[str, Any]) -> None:
+        self._check()
+        change["metadata"]["resourceVersion"] = view.job["metadata"]["resourceVersion"]
+        self.api.patch(PYTORCHJOB, view.name, change)
+
+    # -- job by job
+
     def _patch_job(self, view: View, decision: Decision) -> Object | None:
         notes: dict[str, str | None] = dict.fromkeys(decision.cleared)
         if decision.ended_reason or decision.cleared or is_news(read(view.notes), decision.memory):
@@ -213,6 +251,10 @@ def is_news(known: Memory, memory: Memory) -> bool:
     if replace(known, progress=Progress()) != replace(memory, progress=Progress()):
         return True
     return abs(memory.progress.at - known.progress.at) >= PROGRESS_EVERY_S
+
+
+def _replicas(workers: int) -> dict[str, Any]:
+    return {"pytorchReplicaSpecs": {"Worker": {"replicas": workers}}}
 
 
 def _now() -> str:

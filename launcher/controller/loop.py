@@ -29,6 +29,7 @@ from launcher.controller.memory import Memory, Progress, read
 from launcher.controller.observe import is_reading_due
 from launcher.controller.scrape import Scraper
 from launcher.controller.store import Key, Store
+from launcher.controller.treasurer import Treasurer
 from launcher.controller.view import Reading, View, addresses
 from launcher.errors import Conflict, LauncherError, TimedOut
 from launcher.spec import JOB_LABEL
@@ -290,10 +291,25 @@ class Controller:
         writers = [
             threading.Thread(target=self.accounting.run, args=(stopping,), name="ledger"),
             threading.Thread(target=accounted.run, args=(stopping,), name="accounted"),
+            threading.Thread(
+                target=self._make_treasurer(api).run, args=(stopping,), name="budgets"
+            ),
         ]
         for writer in writers:
             writer.start()
         return writers
+
+    def _make_treasurer(self, api: Api) -> Treasurer:
+        assert self.accounting is not None, "figures come from the ledger"
+        namespaces = self.settings.namespaces
+        return Treasurer(
+            api,
+            self._store,
+            self.accounting,
+            self._hands_of,
+            self.counters.count,
+            lambda namespace: "" in namespaces or namespace in namespaces,
+        )
 
     def _make_accounting(self) -> Accounting | None:
         settings = self.settings

@@ -63,6 +63,11 @@ class Store:
         with self._lock:
             return list(self._jobs)
 
+    def labelled(self, label: str) -> list[Object]:
+        """Jobs that bear a label with some value."""
+        with self._lock:
+            return [job for job in self._jobs.values() if labels_of(job).get(label)]
+
     def view(self, key: Key, now: float, reading: Reading | None) -> View | None:
         """A job as last seen; None if there is none of that name."""
         with self._lock:

@@ -31,6 +31,7 @@ SYSTEM = "controllers"
 """Namespace of ServiceAccount and Lease."""
 RIGHTS = (
     ("kubeflow.org", "pytorchjobs", "get list watch patch delete"),
+    ("trainer.kubeflow.org", "trainjobs", "get"),
     ("", "pods", "get list watch patch delete"),
     ("", "pods/status", "patch"),
     ("", "nodes", "get list watch"),
