@@ -12,7 +12,7 @@ import typer
 from launcher.cli import options as opt
 from launcher.cli.describe import description, document, listing
 from launcher.cli.follow import only_following, wait_for_end
-from launcher.cli.manners import KIND, Manner, Output, emit, seconds, tell
+from launcher.cli.manners import KIND, Manner, Output, emit, seconds, tell, uncollected
 from launcher.cli.places import Place, jobs_of, on_cluster, placed, status_of
 from launcher.errors import UsageError
 from launcher.status import JobStatus, Progress
@@ -41,9 +41,9 @@ def list_jobs(
       launcher list -A -o json | jq -r '.items[].name'
       launcher list --local
     """
-    jobs = sorted(
-        _listed(place, context.obj, everywhere), key=lambda job: job.created_at, reverse=True
-    )
+    with uncollected():
+        listed = _listed(place, context.obj, everywhere)
+    jobs = sorted(listed, key=lambda job: job.created_at, reverse=True)
     if output in (Output.json, Output.yaml):
         emit({"kind": "JobList", "items": [dataclasses.asdict(job) for job in jobs]}, output)
     elif output is Output.name:
@@ -84,15 +84,16 @@ def status(
     if output is Output.name:
         print(f"{KIND}/{jobs_of(place, context.obj, job).status(job).name}")
         return
-    from launcher.progress import read_progress
-
     progress: Progress | str = ""
 
     def read(address: str) -> None:
         nonlocal progress
+        from launcher.progress import read_progress
+
         progress = read_progress(address, datetime.now(UTC))
 
-    found = status_of(place, context.obj, job, read)
+    with uncollected():
+        found = status_of(place, context.obj, job, read)
     unknown = progress if isinstance(progress, str) else ""
     if not isinstance(progress, str):
         found = dataclasses.replace(found, progress=progress)

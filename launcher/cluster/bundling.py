@@ -22,8 +22,9 @@ from launcher.cluster.fields import index_of, labels_of, restarts_of
 from launcher.cluster.jobs import Jobs
 from launcher.cluster.kinds import JOB, POD, SERVICE, Object
 from launcher.cluster.logs import logs
-from launcher.cluster.objects import events_of, pods_of, workload_of
+from launcher.cluster.objects import pods_of, workload_of
 from launcher.cluster.stacks import request_stacks
+from launcher.cluster.told import all_events_of
 from launcher.errors import LauncherError
 from launcher.spec import JOB_LABEL, QUEUE_LABEL
 from launcher.yamltext import to_yaml
@@ -110,7 +111,7 @@ def _all_pods(api: Api, name: str) -> list[Object]:
 
 def _events(api: Api, name: str) -> list[Object]:
     names = [name, f"{name}-rendezvous", *(p["metadata"]["name"] for p in _all_pods(api, name))]
-    return [blotted(event) for each in names for event in events_of(api, each)]
+    return [blotted(event) for each in names for event in all_events_of(api, each)]
 
 
 def _log(api: Api, name: str, index: int, previous: bool) -> str:

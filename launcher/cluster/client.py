@@ -225,9 +225,9 @@ class Api:
         except NotFound:
             return
 
-    def ask(self, path: str) -> Object:
-        """The answer to a GET that is no object's, such as /version."""
-        return self._send(Request("GET", path, path), answers.read)
+    def ask(self, path: str, what: str = "") -> Object:
+        """The answer to a GET that is no object's, such as /version. what: its name in errors."""
+        return self._send(Request("GET", path, what or path), answers.read)
 
     def allowed(self, verb: str, kind: Kind, subresource: str = "", namespace: str = "") -> bool:
         """Whether this user may do it (a SelfSubjectAccessReview)."""

@@ -16,9 +16,10 @@ from launcher.cluster.client import Api
 from launcher.cluster.fields import held, labels_of
 from launcher.cluster.kinds import JOB, POD, PYTORCHJOB, SERVICE, TRAINJOB, Kind, Object
 from launcher.cluster.logs import logs
-from launcher.cluster.objects import events_of, find_job, pods_of, workload_of
+from launcher.cluster.objects import find_job, pods_of, workload_of
 from launcher.cluster.state import read_status
 from launcher.cluster.submit import submit, wait_gone
+from launcher.cluster.told import events_of
 from launcher.cluster.trainjobs import seen, suspension
 from launcher.cluster.watch import Change, Watch
 from launcher.errors import Conflict, LauncherError, NotFound, TimedOut, UsageError
@@ -74,14 +75,12 @@ class Jobs:
         beside: called with the address of its checkpoints while the server is waited for.
         Raises NotFound, naming jobs of a like name.
         """
-        job, kind = self.find(name)
-        pods = pods_of(self.api, name)
-        with ThreadPoolExecutor(1) as pool:
-            # The longest wait: the server looks through all events of the namespace.
-            told = pool.submit(events_of, self.api, name)
+        with ThreadPoolExecutor(2) as pool:
+            asked = pool.submit(pods_of, self.api, name), pool.submit(events_of, self.api, name)
+            job, kind = self.find(name)
             if beside is not None:
                 beside(read_status(seen(job, kind), None, datetime.now(UTC)).checkpoints)
-            events = told.result()
+            pods, events = (each.result() for each in asked)
         waiting = [pod for pod in pods if pod.get("status", {}).get("phase") in (None, "Pending")]
         for pod in waiting[:PODS_ASKED]:
             events += events_of(self.api, pod["metadata"]["name"])

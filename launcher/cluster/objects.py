@@ -6,7 +6,6 @@ from launcher.cluster import marks
 from launcher.cluster.client import Api
 from launcher.cluster.fields import index_of
 from launcher.cluster.kinds import (
-    EVENT,
     OLD_WORKLOAD,
     POD,
     PYTORCHJOB,
@@ -41,11 +40,6 @@ def container_of(pod: Object) -> str:
     """The trainer's container."""
     names: list[str] = [each["name"] for each in pod["spec"]["containers"]]
     return next((name for name in names if name in marks.CONTAINERS), names[0])
-
-
-def events_of(api: Api, name: str) -> list[Object]:
-    """What was told of an object."""
-    return api.listing(EVENT, fields=f"involvedObject.name={name}").items
 
 
 def workloads(api: Api, labels: str = "") -> tuple[list[Object], Kind]:

@@ -10,7 +10,7 @@ import queue
 import threading
 import time
 from collections.abc import Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, wait
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -24,7 +24,7 @@ from launcher.controller.brief import brief
 from launcher.controller.decide import decide
 from launcher.controller.finalizers import Pods
 from launcher.controller.health import Counters
-from launcher.controller.lease import REQUEST_TIMEOUT_S, Elector
+from launcher.controller.lease import REQUEST_TIMEOUT_S, RETRY_S, Elector
 from launcher.controller.memory import Memory, Progress, read
 from launcher.controller.observe import is_reading_due
 from launcher.controller.scrape import Scraper
@@ -40,7 +40,6 @@ logger = logging.getLogger(__name__)
 SYNC_TIMEOUT_S = 60.0
 READING_LASTS_S = 60.0
 """A reading that is older tells nothing of now."""
-SCRAPED_AT_ONCE = 4
 STUCK_AFTER_S = 120.0
 """One look at a job takes some requests; a loop without a sign of life for so long is stuck."""
 WRITE_PATIENCE_S = 2.0
@@ -86,7 +85,7 @@ class Controller:
         self._progress: dict[Key, tuple[str, Progress]] = {}
         """The stretch of the job, and what was last read in it."""
         self._readings: dict[Key, tuple[float, Reading]] = {}
-        self._scraper = Scraper()
+        self._scraper = Scraper(pause_s=settings.tick_s)
         self._scraping: set[Key] = set()
         self._unsynced = 0
         self._watches = self._make_watches()
@@ -109,8 +108,8 @@ class Controller:
         election.start()
         writers = self._start_writers(stopping)
         try:
-            with ThreadPoolExecutor(SCRAPED_AT_ONCE, "scrape") as pool:
-                self._loop(stopping, pool)
+            with self._scraper.running():
+                self._loop(stopping)
         finally:
             stopping.set()
             for writer in writers:  # they write their last while the Lease is still ours
@@ -136,10 +135,9 @@ class Controller:
                     f"{self.elector.holder or 'another controller'}; wait until it is free"
                 )
             self._store.note_absent_nodes(time.time())
+            with self._scraper.running():
+                self._read_all()
             for key in self._store.jobs():
-                view = self._store.view(key, time.time(), None)
-                if view is not None and is_reading_due(view):
-                    self._readings[key] = (time.time(), self._scraper.read(key, addresses(view)))
                 failed += not self._look(key)
                 self.elector.try_once()
             self.elector.release()
@@ -170,7 +168,7 @@ class Controller:
 
     # -- the loop
 
-    def _loop(self, stopping: threading.Event, pool: ThreadPoolExecutor) -> None:
+    def _loop(self, stopping: threading.Event) -> None:
         tick_at = time.monotonic()
         while not stopping.is_set() and self.failure is None:
             self._beat_at = time.monotonic()
@@ -179,7 +177,7 @@ class Controller:
                 self._tick()
             key = self._next(min(1.0, tick_at - time.monotonic()))
             if key is not None and self._is_synced and self.elector.is_leading:
-                self._look(key, pool)
+                self._look(key, is_scraping=True)
 
     def _tick(self) -> None:
         self._store.note_absent_nodes(time.time())
@@ -188,15 +186,15 @@ class Controller:
         for key in keys:
             self._enqueue(key)
 
-    def _look(self, key: Key, pool: ThreadPoolExecutor | None = None) -> bool:
+    def _look(self, key: Key, is_scraping: bool = False) -> bool:
         """Decides about one job and acts; what fails, and returns False, is due again at the next
-        tick. pool: has the metrics read where that is due; the job is looked at again then."""
+        tick. is_scraping: metrics are read where that is due; the job is looked at again then."""
         now = time.time()
         view = self._store.view(key, now, self._reading(key, now))
         if view is None:
             return True
-        if pool is not None:
-            self._read_if_due(key, view, now, pool)
+        if is_scraping:
+            self._read_if_due(key, view, now)
         try:
             memory = self._recall(key, view)
             decision = decide(view, now, self.settings.node_grace_s, memory)
@@ -218,16 +216,28 @@ class Controller:
             logger.exception("%s/%s: defect of the controller", *key)
         return False
 
-    def _read_if_due(self, key: Key, view: View, now: float, pool: ThreadPoolExecutor) -> None:
+    def _read_if_due(self, key: Key, view: View, now: float) -> None:
         age_s = now - self._readings.get(key, (0.0, None))[0]
         # Once a tick at most: each reading is followed by a look.
         if key in self._scraping or age_s < self.settings.tick_s / 2:
             return
-        if is_reading_due(view, age_s):
+        if is_reading_due(view, age_s) and self._scraper.is_worth_asking(key, addresses(view)):
             self._scraping.add(key)
-            pool.submit(self._scraper.read, key, addresses(view)).add_done_callback(
+            self._scraper.submit(key, addresses(view)).add_done_callback(
                 lambda future: self._scraped(key, future)
             )
+
+    def _read_all(self) -> None:
+        """Reads the metrics of all jobs where that is due, and keeps the Lease meanwhile."""
+        waiting = {}
+        for key in self._store.jobs():
+            view = self._store.view(key, time.time(), None)
+            if view is not None and is_reading_due(view):
+                waiting[self._scraper.submit(key, addresses(view))] = key
+        while waiting:
+            for future in wait(waiting, RETRY_S).done:
+                self._readings[waiting.pop(future)] = (time.time(), future.result())
+            self.elector.try_once()
 
     def _recall(self, key: Key, view: View) -> Memory:
         """What the job's annotations say, and the progress read since they were written."""

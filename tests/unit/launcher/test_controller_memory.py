@@ -11,7 +11,7 @@ from launcher.controller.brief import brief
 from launcher.controller.decide import decide
 from launcher.controller.memory import MEMORY, RESTART_TIMES, Memory, Progress, Worker, read, write
 from launcher.controller.observe import is_reading_due, observe, signature
-from launcher.controller.scrape import Scraper, parse
+from launcher.controller.scrape import parse
 from launcher.controller.view import UNREACHABLE, Reading, View
 from tests.unit.launcher.controlled import GRACE_S, NOW, STARTED, helper, job, pod, view
 
@@ -231,10 +231,6 @@ def test_metrics_are_read_from_prometheus_text() -> None:
     )
     assert parse(text) == Reading(1200, 1.8e9)
     assert parse("") == Reading(0, 0)
-
-
-def test_where_nobody_answers_nothing_is_known() -> None:
-    assert Scraper().read(("ml", "a"), []) == UNREACHABLE
 
 
 def test_a_job_that_is_well_is_read_less_often() -> None:
