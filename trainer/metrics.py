@@ -5,6 +5,9 @@ Only rank 0 tells. Lines of metrics.jsonl are described in docs/formats.md.
 
 from __future__ import annotations
 
+import bisect
+import contextlib
+import itertools
 import json
 import logging
 import math
@@ -14,7 +17,12 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 from prometheus_client import CollectorRegistry, start_http_server
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    Metric,
+)
 from prometheus_client.registry import Collector
 
 from trainer.storage import NotFound, StorageError, Store
@@ -32,6 +40,8 @@ TABLE: dict[str, tuple[str, str]] = {
     "trainer_updates_total": ("counter", "Optimiser steps since the run began."),
     "trainer_epoch_samples": ("gauge", "Samples in an epoch."),
     "trainer_world_size": ("gauge", "Ranks training together."),
+    "trainer_world_size_least": ("gauge", "Ranks below which an elastic run waits."),
+    "trainer_world_size_most": ("gauge", "Ranks that an elastic run takes at most."),
     "trainer_generation": ("gauge", "How often the run has been started or resumed."),
     "trainer_throughput_samples_per_second": ("gauge", "Samples a second, all ranks."),
     "trainer_loss": ("gauge", "Mean training loss since the line before."),
@@ -42,6 +52,7 @@ TABLE: dict[str, tuple[str, str]] = {
     "trainer_damaged_samples_total": ("counter", "Samples that could not be read, on rank 0."),
     "trainer_data_wait_seconds_total": ("counter", "Time rank 0 waited for batches (in s)."),
     "trainer_update_seconds_total": ("counter", "Time rank 0 spent in updates (in s)."),
+    "trainer_update_duration_seconds": ("histogram", "Time of one update on rank 0 (in s)."),
     "trainer_evaluation_seconds_total": ("counter", "Time spent evaluating (in s)."),
     "trainer_validation_loss": ("gauge", "Validation loss of the averaged weights."),
     "trainer_validation_top1_ratio": ("gauge", "Validation top-1 accuracy (0-1)."),
@@ -49,16 +60,31 @@ TABLE: dict[str, tuple[str, str]] = {
     "trainer_validation_class_top1_ratio": ("gauge", "Top-1, mean over classes (0-1)."),
     "trainer_validation_class_top5_ratio": ("gauge", "Top-5, mean over classes (0-1)."),
     "trainer_checkpoints_total": ("counter", "Checkpoints committed by this process."),
+    "trainer_checkpoints_kept": ("gauge", "Checkpoints that the last retention left."),
     "trainer_checkpoint_failures_total": ("counter", "Checkpoints that failed."),
     "trainer_checkpoint_skipped_total": ("counter", "Checkpoints skipped, one being under way."),
     "trainer_checkpoint_blocked_seconds_total": ("counter", "Training stood still for it (in s)."),
     "trainer_checkpoint_background_seconds_total": ("counter", "Uploading beside it (in s)."),
+    "trainer_checkpoint_interval_seconds": ("gauge", "Most time between two of them (in s)."),
     "trainer_checkpoint_size_bytes": ("gauge", "Size of the last checkpoint (in bytes)."),
     "trainer_checkpoint_last_timestamp_seconds": ("gauge", "When the last was committed."),
+    "trainer_shard_hits_total": ("counter", "Samples found in the node's cache, on rank 0."),
+    "trainer_shard_downloads_total": ("counter", "Shards that rank 0 downloaded."),
+    "trainer_shard_download_bytes_total": ("counter", "Size of what rank 0 downloaded (in bytes)."),
+    "trainer_shard_download_failures_total": ("counter", "Downloads of rank 0 that failed."),
+    "trainer_gpu_memory_bytes": ("gauge", "Most memory in tensors on rank 0's GPU (in bytes)."),
+    "trainer_join_seconds": ("gauge", "Time that the ranks took to connect last (in s)."),
+    "trainer_recovery_seconds": (
+        "gauge",
+        "From the last line before the resume to an update (in s).",
+    ),
     "trainer_lost_updates": ("gauge", "Updates run again after the last resume, at least."),
     "trainer_update_last_timestamp_seconds": ("gauge", "When the last update was logged."),
 }
 """Every metric of the endpoint: type and help with its unit."""
+
+BUCKETS_S = (0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 60.0)
+"""Upper ends of the histogram's buckets, in s; one above them all has no end."""
 
 
 class Endpoint(Collector):
@@ -70,6 +96,8 @@ class Endpoint(Collector):
     def __init__(self, run: str) -> None:
         self.run = run
         self.values: dict[str, float] = {}
+        self._buckets = [0] * (len(BUCKETS_S) + 1)
+        self._update_s = 0.0
 
     def set(self, **values: float) -> None:
         """Sets metrics by their names without trainer_. Raises KeyError for an unknown one."""
@@ -78,9 +106,14 @@ class Endpoint(Collector):
             TABLE[full]
             self.values[full] = value
 
+    def observe_update(self, elapsed_s: float) -> None:
+        """Counts an update into the histogram of their durations."""
+        self._buckets[bisect.bisect_left(BUCKETS_S, elapsed_s)] += 1
+        self._update_s += elapsed_s
+
     def collect(self) -> list[Metric]:
         """The values as they are now."""
-        families: list[Metric] = []
+        families: list[Metric] = [self._durations()] if any(self._buckets) else []
         for name, value in sorted(self.values.items()):
             kind, text = TABLE[name]
             family = CounterMetricFamily if kind == "counter" else GaugeMetricFamily
@@ -88,6 +121,14 @@ class Endpoint(Collector):
             metric.add_metric([self.run], value)
             families.append(metric)
         return families
+
+    def _durations(self) -> Metric:
+        name = "trainer_update_duration_seconds"
+        ends = [*(str(end) for end in BUCKETS_S), "+Inf"]
+        sums = list(zip(ends, itertools.accumulate(self._buckets), strict=True))
+        metric = HistogramMetricFamily(name, TABLE[name][1], labels=["training_job"])
+        metric.add_metric([self.run], sums, self._update_s)
+        return metric
 
     def serve(self, port: int) -> int:
         """Serves /metrics on the port, or on any free one where it is taken. Returns the port."""
@@ -119,6 +160,13 @@ class Lines:
             self.text = ""
         if self.text and not self.text.endswith("\n"):
             self.text += "\n"
+
+    def last_at(self) -> float | None:
+        """When the last line was written, in Unix seconds; None where there is none."""
+        for line in reversed(self.text.splitlines()):
+            with contextlib.suppress(ValueError, AttributeError, TypeError, KeyError):
+                return float(json.loads(line)["at"])
+        return None
 
     def last_update(self) -> int:
         """The highest update that any line tells of; 0 where none does."""

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 import time
+from collections.abc import Mapping
 from dataclasses import asdict
 
 import torch
 
 from trainer.checkpoint import Keeper
 from trainer.config import TrainConfig
+from trainer.data.cache import Fetched
 from trainer.learn.engine import Accuracy, State
 from trainer.metrics import Endpoint, Lines, log_line
 from trainer.world import World
@@ -42,6 +45,9 @@ class Report:
         self.damaged = 0
         self.nonfinite = 0.0
         self.evaluation_s = 0.0
+        self.update_s = 0.0
+        self.fetched = Fetched()
+        self.went_on_after: float | None = None
         if lines is not None and config.log.metrics_port:
             port = self.endpoint.serve(config.log.metrics_port)
             logger.info("metrics at http://127.0.0.1:%d/metrics", port)
@@ -55,9 +61,14 @@ class Report:
             generation=generation,
             samples_goal=self.goal,
             epoch_samples=self.epoch_samples,
+            join_seconds=self.world.join_s,
+            checkpoint_interval_seconds=self.config.checkpoint.every_s,
         )
+        if (sizes := elastic_sizes(os.environ)) is not None:
+            self.endpoint.set(world_size_least=sizes[0], world_size_most=sizes[1])
         if self.lines is None:
             return
+        self.went_on_after = self.lines.last_at()
         lost = max(0, self.lines.last_update() - parent_update)
         self.endpoint.set(lost_updates=lost)
         self.lines.add(
@@ -81,6 +92,15 @@ class Report:
         """Whether rank 0 wants to tell after this update: the first one, and each interval."""
         first = state.updates == self.first_update
         return first or time.monotonic() - self.logged_at >= self.config.log.every_s
+
+    def updated(self, state: State) -> None:
+        """Counts the update that was just done, and tells of the first one how long it was in
+        coming."""
+        self.endpoint.observe_update(state.timings["step"] - self.update_s)
+        self.update_s = state.timings["step"]
+        if self.went_on_after is not None:
+            self.endpoint.set(recovery_seconds=max(0.0, time.time() - self.went_on_after))
+            self.went_on_after = None
 
     def tell(self, state: State, lr: float, keeper: Keeper | None) -> None:
         """Reads the device's counters and tells them. Every rank must call it.
@@ -146,6 +166,10 @@ class Report:
                 logger.warning("left out of the loss: %s", name)
         self.endpoint.set(damaged_samples_total=self.damaged)
 
+    def took(self, fetched: Fetched) -> None:
+        """Adds up what a batch's loader process had from the node's cache."""
+        self.fetched += fetched
+
     def end(self, state: State, reason: str) -> None:
         """Tells the end of this generation, and puts all lines."""
         if self.lines is not None:
@@ -173,11 +197,19 @@ class Report:
             data_wait_seconds_total=state.timings["data"],
             update_seconds_total=state.timings["step"],
             update_last_timestamp_seconds=time.time(),
+            shard_hits_total=self.fetched.hits,
+            shard_downloads_total=self.fetched.downloads,
+            shard_download_bytes_total=self.fetched.download_bytes,
+            shard_download_failures_total=self.fetched.failures,
         )
+        if self.world.device.type == "cuda":
+            most_bytes = torch.cuda.max_memory_allocated(self.world.device)
+            self.endpoint.set(gpu_memory_bytes=most_bytes)
         if keeper is None:
             return
         self.endpoint.set(
             checkpoints_total=keeper.saves,
+            checkpoints_kept=keeper.kept,
             checkpoint_failures_total=keeper.failures,
             checkpoint_skipped_total=keeper.skipped,
             checkpoint_blocked_seconds_total=keeper.blocked_s,
@@ -186,3 +218,12 @@ class Report:
         )
         if keeper.last_saved_at:
             self.endpoint.set(checkpoint_last_timestamp_seconds=keeper.last_saved_at)
+
+
+def elastic_sizes(environment: Mapping[str, str]) -> tuple[int, int] | None:
+    """Least and most ranks of the run, by its agent's variables; None where they say nothing."""
+    least, _, most = environment.get("PET_NNODES", "").partition(":")
+    ranks = environment.get("PET_NPROC_PER_NODE", "1")
+    if not (least.isdigit() and (most or least).isdigit() and ranks.isdigit()):
+        return None
+    return int(least) * int(ranks), int(most or least) * int(ranks)

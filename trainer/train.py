@@ -70,6 +70,7 @@ def train(cfg: TrainConfig) -> None:
             ask=partial(world.ask, report.due(state), save_due),
         )
         world.agree()
+        report.updated(state)
         audit.record(step, state)
         done = state.seen >= data.goal
         log_due, save_due = world.due
@@ -284,6 +285,7 @@ def checked(
     """The batches, their damaged samples told; each is a sign of life."""
     for batch in batches:
         watchdog.beat()
+        report.took(batch.fetched)
         if batch.damaged:
             report.unreadable(batch.damaged)
         yield batch

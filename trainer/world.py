@@ -31,6 +31,8 @@ class World:
     control: dist.ProcessGroup
     """A gloo group of all ranks for flags and small messages, beside the gradients' group."""
     leaving: bool = False
+    join_s: float = 0.0
+    """How long the ranks took to connect."""
     due: tuple[bool, ...] = ()
     """What rank 0 said is due, as all ranks know it since the last agreement."""
     _terminated: bool = False
@@ -93,6 +95,7 @@ def join(config: WorldConfig) -> World:
         torch.cuda.set_device(device)
     timeout = timedelta(seconds=config.timeout_s)
     backend = "nccl" if cuda else "gloo"
+    began = time.monotonic()
     if "RANK" in os.environ:
         dist.init_process_group(backend, timeout=timeout)
     else:
@@ -100,7 +103,7 @@ def join(config: WorldConfig) -> World:
         dist.init_process_group(backend, store=store, rank=0, world_size=1)
     control = dist.new_group(backend="gloo", timeout=timeout)
     assert isinstance(control, dist.ProcessGroup)
-    world = World(rank, size, device, control)
+    world = World(rank, size, device, control, join_s=time.monotonic() - began)
     signal.signal(signal.SIGTERM, world.terminated)
     answer_requests(rank)
     return world

@@ -16,7 +16,7 @@ from tests.raws import Tree, big, flaw, picture, samples
 from tests.servers import BUCKET, READER, S3Server
 from trainer import pack
 from trainer.data import order
-from trainer.data.cache import Reader
+from trainer.data.cache import Fetched, Reader
 from trainer.data.fetch import CorruptObject
 from trainer.data.shards import Dataset, DatasetError, open_dataset
 from trainer.storage import open_store
@@ -61,13 +61,13 @@ def test_a_bucket_s_dataset_is_read_through_the_cache(tmp_path: Path, s3_address
     assert {reader.read(sample) for sample in range(8)} == expected
     reader.close()
     assert reader.cache.num_downloads == 3
-    assert reader.cache.downloaded_bytes == sum(shard.size for shard in dataset.shards)
+    assert reader.fetched().download_bytes == sum(shard.size for shard in dataset.shards)
     for key in keys(s3_address):
         open_store(s3_address).remove(key)
     again = Reader(dataset, tmp_path / "cache", ROOM)  # all is on the node
     assert {again.read(sample) for sample in range(8)} == expected
     again.close()
-    assert again.cache.num_downloads == 0
+    assert again.fetched() == Fetched(hits=8)
 
 
 def test_a_small_cache_holds_its_bound(tmp_path: Path, s3_address: str) -> None:

@@ -71,6 +71,8 @@ class Keeper:
         """Time that `save` took from the training thread, in total."""
         self.background_s = 0.0
         self.last_bytes = 0
+        self.kept = 0
+        """Checkpoints that the last retention left; 0 before the first."""
         self.last_saved_at = 0.0
         """Unix seconds of the last commit; 0 before the first."""
         self.last_update = -1
@@ -282,7 +284,7 @@ class Keeper:
         assert self._fence is not None
         assert self._verified is not None
         try:
-            prune(
+            kept = prune(
                 self._store,
                 self._fence,
                 self._verified,
@@ -290,6 +292,7 @@ class Keeper:
                 self._keep_best,
                 self._unknown,
             )
+            self.kept = kept or self.kept
             if not self._swept:
                 self._swept = True
                 self._store.sweep(LEFTOVER_S)

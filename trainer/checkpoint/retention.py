@@ -23,14 +23,14 @@ def prune(
     keep_best: int,
     untouchable: Collection[str],
 ) -> int:
-    """Removes what the rules do not keep, and gives the number of objects removed.
+    """Removes what the rules do not keep, and gives the number of checkpoints that stay.
 
     fence: the caller's own. verified: a step known to be whole; it stays whatever the rules say.
     untouchable: attempts whose manifest may still appear. A manifest goes before its objects, so
     that whatever is visible is whole.
 
-    Does nothing once a newer generation is claimed: it may be reading what would go here, or have
-    chosen it as its parent without having said so yet.
+    Does nothing, and gives 0, once a newer generation is claimed: it may be reading what would go
+    here, or have chosen it as its parent without having said so yet.
     """
     if max(generations(store), default=0) > fence.generation:
         return 0
@@ -45,7 +45,6 @@ def prune(
     line = valid(steps, (fences | {fence.generation: fence}).values())
     scores = read_scores(store, [step for step in line if step.score_key in folders[step]])
     keep = kept(line, scores, keep_last, keep_best) | {verified}
-    removed = 0
     for step, keys in folders.items():
         attempts = {key.split("/")[1] for key in keys}
         undecided = step not in steps and not attempts.isdisjoint(untouchable)
@@ -53,8 +52,7 @@ def prune(
             continue
         for key in sorted(keys, key=lambda key: key != step.manifest_key):
             store.remove(key)
-            removed += 1
-    return removed
+    return len(keep)
 
 
 def read_scores(store: Store, steps: Collection[Step]) -> dict[Step, float]:

@@ -6,6 +6,7 @@ import os
 import zlib
 from collections import OrderedDict
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import astuple, dataclass
 from pathlib import Path
 
 from trainer.data.fetch import NodeCache
@@ -14,6 +15,22 @@ from trainer.storage import StorageError, open_store
 
 MOST_OPEN = 32
 """Files of a folder that a process keeps open: opening is slow where the folder is mounted."""
+
+
+@dataclass(frozen=True)
+class Fetched:
+    """What a reader has had from its node's cache so far, what was read ahead included."""
+
+    hits: int = 0
+    downloads: int = 0
+    download_bytes: int = 0
+    failures: int = 0
+
+    def __add__(self, other: Fetched) -> Fetched:
+        return Fetched(*(a + b for a, b in zip(astuple(self), astuple(other), strict=True)))
+
+    def __sub__(self, other: Fetched) -> Fetched:
+        return Fetched(*(a - b for a, b in zip(astuple(self), astuple(other), strict=True)))
 
 
 class DamagedSample(Exception):
@@ -52,6 +69,13 @@ class Reader:
         if len(data) != length or zlib.crc32(data) != row["crc32"]:
             raise DamagedSample(f"sample {sample_id} in shard {shard.key} has a wrong crc32")
         return data
+
+    def fetched(self) -> Fetched:
+        """Nothing but zeros where the shards are read in place."""
+        if self._in_place:
+            return Fetched()
+        node = self.cache
+        return Fetched(node.num_hits, node.num_downloads, node.downloaded_bytes, node.num_failures)
 
     def prefetch(self, shard: int) -> None:
         """Begins to fetch a shard that will be read soon; a failure shows when it is read."""

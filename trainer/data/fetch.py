@@ -43,8 +43,10 @@ class NodeCache:
         self._locks, self._lock = folder / "locks", folder / "lock"
         self._limit_bytes = limit_bytes
         self._pause_s = pause_s
+        self.num_hits = 0
         self.num_downloads = 0
         self.downloaded_bytes = 0
+        self.num_failures = 0
         for path in (self._objects, self._incoming, self._locks):
             path.mkdir(parents=True, exist_ok=True)
         with _held(self._lock):
@@ -61,6 +63,7 @@ class NodeCache:
         """
         found = self._open_kept(sha256)
         if found is not None:
+            self.num_hits += 1
             return found
         with _held(self._locks / sha256[:2]):
             found = self._open_kept(sha256)  # somebody else's download ended meanwhile
@@ -97,6 +100,7 @@ class NodeCache:
                     raise
                 except StorageError as error:
                     failure = error
+            self.num_failures += 1
             if attempt < ATTEMPTS:
                 logger.warning("download %d of %d failed: %s", attempt, ATTEMPTS, failure)
                 time.sleep(self._pause_s * 2 ** (attempt - 1))

@@ -10,7 +10,7 @@ import multiprocessing
 import signal
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from trainer.config import DataConfig, InputConfig
 from trainer.data import augment, order
-from trainer.data.cache import DamagedSample, Reader
+from trainer.data.cache import DamagedSample, Fetched, Reader
 from trainer.data.decode import GREY, DamagedImage, decode
 from trainer.data.shards import Dataset as Shards
 
@@ -63,6 +63,8 @@ class Batch:
     weights: Tensor
     damaged: tuple[str, ...] = ()
     """What could not be read, named; each stands as grey pixels of weight 0."""
+    fetched: Fetched = field(default_factory=Fetched)
+    """What its loader process has had from the node's cache since its batch before."""
 
     def pin_memory(self) -> Batch:
         """The same in page-locked memory, which the device copies from without waiting."""
@@ -72,11 +74,15 @@ class Batch:
             self.labels.pin_memory(),
             self.weights.pin_memory(),
             self.damaged,
+            self.fetched,
         )
 
 
 class Decoded(Dataset[Batch]):
     """Parts to batches. Loader processes get a pickled copy: addresses, no arrays, no clients."""
+
+    told = Fetched()
+    """What batches have told of so far."""
 
     def __init__(
         self,
@@ -91,7 +97,7 @@ class Decoded(Dataset[Batch]):
         self.opened: tuple[Reader, NDArray[Any]] | None = None
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "opened": None}
+        return {**self.__dict__, "opened": None, "told": Fetched()}
 
     def __getitem__(self, part: Part) -> Batch:
         if self.opened is None:
@@ -110,7 +116,8 @@ class Decoded(Dataset[Batch]):
                 damaged.append(f"sample {sample}: {error}")
                 continue
             weights[row] = 1.0
-        return Batch(part, pixels, labels, weights, tuple(damaged))
+        told, self.told = self.told, reader.fetched()
+        return Batch(part, pixels, labels, weights, tuple(damaged), self.told - told)
 
 
 @dataclass(frozen=True)

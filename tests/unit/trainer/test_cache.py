@@ -113,6 +113,7 @@ def test_an_object_is_downloaded_once(far: Store, tmp_path: Path) -> None:
     assert use(first, wanted) == use(first, wanted) == use(second, wanted) == far.get("a")
     assert (first.num_downloads, second.num_downloads) == (1, 0)
     assert first.downloaded_bytes == 1000
+    assert (first.num_hits, second.num_hits, first.num_failures) == (1, 1, 0)
 
 
 def test_the_least_recently_used_goes_and_the_bound_holds(far: Store, tmp_path: Path) -> None:

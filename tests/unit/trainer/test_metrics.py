@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from trainer.metrics import METRICS_KEY, TABLE, Endpoint, Lines, log_line
+from trainer.report import elastic_sizes
 from trainer.storage import open_store
 
 
@@ -83,6 +84,39 @@ def test_the_endpoint_speaks_prometheus() -> None:
     assert "# TYPE trainer_loss gauge" in text
     taken = Endpoint("other").serve(port)
     assert taken != port
+
+
+def test_durations_of_updates_make_a_histogram() -> None:
+    endpoint = Endpoint("a")
+    for elapsed_s in (0.04, 0.05, 0.3, 1000.0):
+        endpoint.observe_update(elapsed_s)
+    (metric,) = endpoint.collect()
+    found = {
+        (sample.name.removeprefix("trainer_update_duration_seconds"), sample.labels.get("le")): (
+            sample.value
+        )
+        for sample in metric.samples
+    }
+    assert found["_bucket", "0.05"] == 2
+    assert found["_bucket", "0.2"] == 2
+    assert found["_bucket", "0.5"] == 3
+    assert found["_bucket", "60.0"] == 3
+    assert found["_bucket", "+Inf"] == found["_count", None] == 4
+    assert found["_sum", None] == pytest.approx(1000.39)
+
+
+def test_a_resume_knows_when_the_last_line_was_written(tmp_path: Path) -> None:
+    store = open_store(str(tmp_path))
+    assert Lines(store, 1).last_at() is None
+    store.put(METRICS_KEY, b'{"event": "train", "at": 12.5}\n{"event": "tra')
+    assert Lines(store, 2).last_at() == 12.5
+
+
+@pytest.mark.parametrize(
+    ("nnodes", "sizes"), [("2:4", (4, 8)), ("3", (6, 6)), ("", None), ("a:b", None)]
+)
+def test_the_elastic_range_counts_ranks(nnodes: str, sizes: tuple[int, int] | None) -> None:
+    assert elastic_sizes({"PET_NNODES": nnodes, "PET_NPROC_PER_NODE": "2"}) == sizes
 
 
 def test_names_follow_prometheus_and_helps_give_units() -> None:

@@ -13,6 +13,7 @@ from torch import Tensor
 from tests.unit.trainer.shards import write_shards
 from trainer.config import DataConfig, InputConfig
 from trainer.data import order, stream
+from trainer.data.cache import Fetched
 from trainer.data.decode import GREY
 from trainer.data.shards import Dataset, open_dataset
 
@@ -124,15 +125,17 @@ def test_a_damaged_sample_is_grey_weighs_nothing_and_is_named(
 
 def test_a_rank_without_samples_still_takes_part() -> None:
     class Unread:
-        def index(self) -> None:
-            return None
+        def fetched(self) -> Fetched:
+            return Fetched(downloads=2)
 
     step = stream.Step(0, 0, 1, (), 1)
     source = stream.Decoded.__new__(stream.Decoded)
-    source.size_px, source.opened = 8, (None, None)  # type: ignore[assignment]
+    source.size_px, source.opened = 8, (Unread(), None)  # type: ignore[assignment]
     batch = source[stream.Part(step, ())]
     assert batch.pixels.shape == (1, 3, 8, 8)
     assert batch.weights.tolist() == [0.0]
+    assert batch.fetched.downloads == 2
+    assert source[stream.Part(step, ())].fetched.downloads == 0
 
 
 def test_steps_of_groups_batches_by_their_step() -> None:

@@ -1,0 +1,1 @@
+"""Dashboards as code, what tries their queries, and what draws them."""
