@@ -1,7 +1,7 @@
 # Every target with "##" stands in `make help`.
 PY := .venv/bin/python
 .DEFAULT_GOAL := help
-.PHONY: help install lock fmt lint types contracts unit integration cluster cluster-tools cluster-up cluster-down e2e images test docs render bench demo clean
+.PHONY: help install lock fmt lint types contracts unit integration cluster cluster-tools cluster-up cluster-down e2e images test docs render manifests bench demo clean
 
 help: ## List every target with a sentence
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## (.*)/\1\t\2/' | expand -t 16
@@ -71,6 +71,9 @@ docs: install ## Write the generated pages and the layout in README anew
 
 render: install ## Write the rendered objects that the tests compare with anew
 	$(PY) -m tests.unit.launcher.goldens
+
+manifests: install ## Write what k8s/ has in common with the chart anew
+	$(PY) -m tools.manifests
 
 bench: install ## Measure one thing: make bench NAME=checkpoint; without NAME, list what there is
 	$(PY) -m tests.benchmarks $(NAME)

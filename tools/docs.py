@@ -13,7 +13,13 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGES = ("README.md", "docs/cli.md", "docs/configuration.md", "docs/metrics.md")
+PAGES = (
+    "README.md",
+    "charts/launcher/README.md",
+    "docs/cli.md",
+    "docs/configuration.md",
+    "docs/metrics.md",
+)
 PART = re.compile(r"(<!-- made: ([a-z-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 HELP_WIDTH = 100
 """Columns of a help text."""
@@ -24,9 +30,10 @@ ROOMS = {
     "examples/demo/": "make demo: data without a download, the driver, the audit of samples",
     "requirements/": "Locks with hashes: the launcher alone, and everything",
     "images/": "Dockerfiles of the launcher and the trainer",
+    "charts/launcher/": "The Helm chart, of which k8s/base is made; rules and dashboards",
     "k8s/": "What kubectl apply -k installs, pinned CRDs, the Go modules of tests' clusters",
     "tests/": "unit/ integration/ cluster/ e2e/ benchmarks/",
-    "tools/": "make install, make docs, and the schema of PyTorchJob from its CRD",
+    "tools/": "make install, docs and manifests, and the schema of PyTorchJob from its CRD",
     "launcher/jobs/": "Packaged recipes, one YAML a network",
     "trainer/data/": "Order of samples (pure), raw layouts, shards, cache, decoding, the stream",
     "trainer/learn/": "Networks, losses, schedule, one update and one evaluation",
@@ -137,6 +144,35 @@ def metrics() -> str:
     return _table(("metric", "type", "meaning"), rows)
 
 
+def values() -> str:
+    """The chart's values, each with its default and the sentence above it."""
+    import json
+
+    rows = [(f"`{key}`", f"`{json.dumps(default)}`", text) for key, default, text in chart_values()]
+    return _table(("value", "default", "meaning"), rows)
+
+
+def chart_values() -> Iterator[tuple[str, Any, str]]:
+    """Key, default and sentence of each value that has a comment which begins with `# -- `."""
+    import yaml
+
+    text = (ROOT / "charts/launcher/values.yaml").read_text(encoding="utf-8")
+    every = yaml.safe_load(text)
+    path: list[str] = []
+    said: list[str] = []
+    for line in text.splitlines():
+        if found := re.match(r" *# (-- )?(.*)", line):
+            said = [found[2]] if found[1] else [*said, found[2]] if said else []
+        elif found := re.match(r"( *)(\w+):", line):
+            path[len(found[1]) // 2 :] = [found[2]]
+            if said:
+                default = every
+                for key in path:
+                    default = default[key]
+                yield ".".join(path), default, " ".join(said)
+            said = []
+
+
 def recipes() -> str:
     """The packaged recipes with their sizes."""
     import yaml
@@ -199,6 +235,7 @@ PARTS: dict[str, Callable[[], str]] = {
     "exit-codes": exit_codes,
     "metrics": metrics,
     "recipes": recipes,
+    "values": values,
     "layout": layout,
     "make": make_targets,
 }

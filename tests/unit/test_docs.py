@@ -28,7 +28,9 @@ from trainer.learn.engine import Accuracy
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = sorted(
-    str(path.relative_to(ROOT)) for path in (*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"))
+    str(path.relative_to(ROOT))
+    for pattern in ("*.md", "docs/*.md", "charts/*/*.md")
+    for path in ROOT.glob(pattern)
 )
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 REGISTRIES = (
