@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
-from launcher.cli.manners import Manner, seconds
+from launcher.cli.manners import Manner, goes_on, seconds
 from launcher.cli.places import KubeContext
 from launcher.errors import UsageError
 
@@ -80,6 +80,7 @@ def controller(
     from launcher import cluster
     from launcher import controller as room
 
+    goes_on()
     manner: Manner = context.obj
     if all_namespaces and namespaces:
         raise UsageError("--all-namespaces goes without --namespace: it means all of them")

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 import typer
 
-from launcher.cli.manners import Manner, colored, tell
+from launcher.cli.manners import Manner, colored, goes_on, tell
 from launcher.cli.places import Jobs
 from launcher.errors import JobFailed
 from launcher.status import ENDED, JobStatus
@@ -44,6 +44,7 @@ def wait_for_end(jobs: Jobs, name: str, timeout_s: float | None, manner: Manner)
             tell(line)
             seen = line
 
+    goes_on()
     with only_following(name):
         job = jobs.wait(name, timeout_s, on_change)
     if job.state in ("Failed", "Cancelled"):

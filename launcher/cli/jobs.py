@@ -12,7 +12,7 @@ import typer
 from launcher.cli import options as opt
 from launcher.cli.describe import description, document, listing
 from launcher.cli.follow import only_following, wait_for_end
-from launcher.cli.manners import KIND, Manner, Output, emit, seconds, tell, uncollected
+from launcher.cli.manners import KIND, Manner, Output, emit, goes_on, seconds, tell
 from launcher.cli.places import Place, jobs_of, on_cluster, placed, status_of
 from launcher.errors import UsageError
 from launcher.status import JobStatus, Progress
@@ -41,9 +41,9 @@ def list_jobs(
       launcher list -A -o json | jq -r '.items[].name'
       launcher list --local
     """
-    with uncollected():
-        listed = _listed(place, context.obj, everywhere)
-    jobs = sorted(listed, key=lambda job: job.created_at, reverse=True)
+    jobs = sorted(
+        _listed(place, context.obj, everywhere), key=lambda job: job.created_at, reverse=True
+    )
     if output in (Output.json, Output.yaml):
         emit({"kind": "JobList", "items": [dataclasses.asdict(job) for job in jobs]}, output)
     elif output is Output.name:
@@ -92,8 +92,7 @@ def status(
 
         progress = read_progress(address, datetime.now(UTC))
 
-    with uncollected():
-        found = status_of(place, context.obj, job, read)
+    found = status_of(place, context.obj, job, read)
     unknown = progress if isinstance(progress, str) else ""
     if not isinstance(progress, str):
         found = dataclasses.replace(found, progress=progress)
@@ -127,6 +126,7 @@ def logs(
     if previous and follow:
         raise UsageError("--previous is over: it goes without --follow")
     jobs = jobs_of(place, context.obj, job)
+    goes_on()
     with only_following(job):
         for line in jobs.logs(job, worker, follow, tail, previous):
             print(line, flush=follow)

@@ -10,8 +10,7 @@ import json
 import os
 import re
 import sys
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, TextIO
@@ -49,17 +48,6 @@ class Color(StrEnum):
     auto = "auto"
     always = "always"
     never = "never"
-
-
-@contextmanager
-def uncollected() -> Iterator[None]:
-    """For verbs that end soon: what they import and read stays, and looking through it again and
-    again for garbage takes a tenth of their time."""
-    gc.disable()
-    try:
-        yield
-    finally:
-        gc.enable()
 
 
 @dataclass
@@ -168,3 +156,8 @@ def wants_json(arguments: Sequence[str]) -> bool:
     """Whether -o json stands on the command line, known before it has been parsed."""
     joined = " ".join(arguments).partition(" -- ")[0]
     return re.search(r"(^| )(-o ?=?|--output[ =])json( |$)", joined) is not None
+
+
+def goes_on() -> None:
+    """For verbs that may run for long: garbage is collected, which `python -m launcher` leaves."""
+    gc.enable()

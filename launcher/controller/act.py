@@ -153,7 +153,7 @@ class Hands:
         self._deleted = {k: at for k, at in self._deleted.items() if now - at < AGAIN_S}
         if key in self._deleted:
             return
-        grace_s = 0 if action.is_forced else None
+        grace_s = 0 if action.is_forced else action.grace_s
         try:
             if action.is_forced and JOB_TRACKING in metadata.get("finalizers", ()):
                 self._fail_pod(action)

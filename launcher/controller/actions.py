@@ -18,6 +18,8 @@ class DeletePod:
     message: str
     is_forced: bool = False
     """Without waiting for its node, which does not answer."""
+    grace_s: int | None = None
+    """From SIGTERM to SIGKILL; None: as the pod says."""
 
 
 @dataclass(frozen=True)

@@ -45,6 +45,8 @@ FATAL = "fatal: "
 SAME_FAILURES_WITHIN_S = 600
 HANGS_MOST = 2
 """Restarts of a hanging run in a row, the one that ends it included."""
+HANG_GRACE_S = 30
+"""Ranks that hang cannot save, and have made no update to save; a checkpoint may be on its way."""
 BLIND_AFTER_S = 300
 """Metrics are served once the run has begun; imports and the first batches come before."""
 SETTLED_S = 15
@@ -171,9 +173,10 @@ def _hang(view: View, memory: Memory, now: float) -> tuple[Memory, list[Action]]
     actions: list[Action] = []
     if _is_hanging(view, memory, now):
         memory = replace(memory, hangs=memory.hangs + 1, hang_at=int(now))
+    told = f"no update within {view.hang_s} s; its pod is made anew"
     if memory.hang_at:
         actions += [
-            DeletePod(pod, "Hanging", f"no update within {view.hang_s} s; its pod is made anew")
+            DeletePod(pod, "Hanging", told, grace_s=HANG_GRACE_S)
             for pod in _staying(view)
             if created_at(pod) < memory.hang_at
         ]

@@ -48,6 +48,8 @@ class Image:
 LAUNCHER = Image("launcher", "images/launcher/Dockerfile")
 TRAINER_CPU = Image("trainer", "images/trainer/Dockerfile", "cpu")
 TRAINER_CUDA = Image("trainer", "images/trainer/Dockerfile", "cuda")
+RUNTIME_EFA = Image("trainer", "images/trainer/Dockerfile", "runtime-efa")
+"""What is below the trainer's environment for the AWS fabric."""
 IMAGES = {"launcher": LAUNCHER, "trainer-cpu": TRAINER_CPU, "trainer-cuda": TRAINER_CUDA}
 
 
@@ -57,8 +59,11 @@ def version() -> str:
     return str(project["version"])
 
 
-def build(running: Engine, image: Image) -> str:
-    """Builds an image and returns its tag. Raises Unavailable."""
+def build(running: Engine, image: Image, **arguments: str) -> str:
+    """Builds an image and returns its tag. Raises Unavailable, and AssertionError if it fails.
+
+    arguments: for its --build-arg, beside base and version.
+    """
     base = os.environ.get("PYTHON_IMAGE") or _local_base(running)
     found = (os.environ.get(name, "") for name in AUTHORITIES)
     authority = next((Path(name) for name in found if name and Path(name).exists()), None)
@@ -68,7 +73,8 @@ def build(running: Engine, image: Image) -> str:
             image.file,
             image.tag,
             target=image.target,
-            arguments={"PYTHON_IMAGE": base, "VERSION": version(), "REVISION": _revision()},
+            arguments=arguments
+            | {"PYTHON_IMAGE": base, "VERSION": version(), "REVISION": _revision()},
             secrets={"ca": authority} if authority else {},
         )
     except subprocess.CalledProcessError as error:

@@ -301,3 +301,15 @@ def test_a_reader_that_leaves_early_is_no_error() -> None:
     assert done.stdout == "---\n"
     assert "Traceback" not in done.stderr
     assert done.returncode in (0, 141)
+
+
+@pytest.mark.parametrize(
+    ("verb", "collects"), [(("version",), False), (("controller", "--once", "--ledger=x"), True)]
+)
+def test_only_verbs_that_go_on_collect_garbage(verb: tuple[str, ...], collects: bool) -> None:
+    script = (
+        "import atexit, gc, sys; from launcher.__main__ import main; sys.argv[0] = 'launcher';"
+        "atexit.register(lambda: print(gc.isenabled(), gc.get_freeze_count() > 0)); main()"
+    )
+    done = subprocess.run([sys.executable, "-c", script, *verb], capture_output=True, text=True)
+    assert done.stdout.splitlines()[-1] == f"{collects} True"

@@ -16,7 +16,14 @@ from launcher.controller.actions import (
     SuspendRendezvous,
     Tell,
 )
-from launcher.controller.decide import BLIND_AFTER_S, FATAL, SETTLED_S, UNSTARTED_S, decide
+from launcher.controller.decide import (
+    BLIND_AFTER_S,
+    FATAL,
+    HANG_GRACE_S,
+    SETTLED_S,
+    UNSTARTED_S,
+    decide,
+)
 from launcher.controller.memory import Memory, Progress, read, write
 from launcher.controller.view import UNREACHABLE, Reading, View, addresses
 from tests.unit.launcher.controlled import GRACE_S, NOW, STARTED, helper, job, node, pod, view
@@ -229,9 +236,10 @@ OLD = Memory(stretch=job()["status"]["startTime"], progress=Progress(40, NOW - 5
 
 def test_a_hanging_run_is_started_again() -> None:
     decision = decided(hanging(), OLD)
-    assert [(a.pod["metadata"]["name"], a.reason, a.is_forced) for a in deletions(decision)] == [
-        ("a-worker-0", "Hanging", False),
-        ("a-worker-1", "Hanging", False),
+    found = deletions(decision)
+    assert [(a.pod["metadata"]["name"], a.reason, a.is_forced, a.grace_s) for a in found] == [
+        ("a-worker-0", "Hanging", False, HANG_GRACE_S),
+        ("a-worker-1", "Hanging", False, HANG_GRACE_S),
     ]
     assert (decision.memory.hangs, decision.memory.hang_at) == (1, NOW)
 
