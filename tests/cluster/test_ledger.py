@@ -255,7 +255,8 @@ def test_killed_controllers_and_a_restarted_server_lose_and_double_nothing(
         chance = random.Random(seed)
         while not stopping.is_set():
             with keeping(kubeconfig, api, folder, identity) as process:
-                if not stopping.wait(chance.uniform(2, 7)):
+                is_due = not stopping.wait(chance.uniform(2, 7))
+                if is_due and process.process.poll() is None:
                     process.end(signal.SIGKILL)
                     kills.append(identity)
 
