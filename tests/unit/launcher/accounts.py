@@ -65,6 +65,15 @@ class Server:
         }  # fmt: skip
         self.changed(uid)
 
+    def wait(self, uid: str, gpus: int) -> None:
+        """A pod that waits for a node."""
+        told, self.told = self.told, []
+        self.run(uid, gpus)
+        self.told = told
+        del self.pods[uid]["spec"]["nodeName"]
+        self.pods[uid]["status"] = {"phase": "Pending"}
+        self.changed(uid)
+
     def end(self, uid: str) -> None:
         status = self.pods[uid]["status"]
         status["phase"] = "Succeeded"
