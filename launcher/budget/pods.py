@@ -24,6 +24,8 @@ GPU_TYPE_LABELS = (
 )
 """Of a node; the first that is there names its GPUs."""
 _UNITS = {"": 1, "k": 1000, "Ki": 1024, "M": 10**6, "Mi": 1024**2}
+NEVER_MADE_AFTER_MS = 60_000
+"""A container of a deleted pod that was not made by then will not be."""
 FINALIZER = "launcher.dev/gpu-ledger"
 
 
@@ -124,7 +126,7 @@ def _limit(container: Object) -> int:
 def _whole(quantity: str | int) -> int:
     """A count as the API server writes it; it lets in whole numbers only, but may write 1k."""
     text = str(quantity)
-    number = text.rstrip("kMGTPi")
+    number = text.rstrip("kKMi")
     return int(float(number)) * _UNITS[text[len(number) :]]
 
 
@@ -138,7 +140,7 @@ def scheduled_at_ms(pod: Object) -> int | None:
 
 def _end(pod: Object, sight: Sight) -> tuple[int, Source]:
     """How far the pod has run, and how that is known."""
-    ended = _containers_ended_ms(pod)
+    ended = _containers_ended_ms(pod, sight.now_ms)
     if ended is not None:
         return ended, "containers"
     if pod.get("status", {}).get("phase") in ("Succeeded", "Failed"):
@@ -151,12 +153,11 @@ def _end(pod: Object, sight: Sight) -> tuple[int, Source]:
     return sight.now_ms, "open"
 
 
-def _containers_ended_ms(pod: Object) -> int | None:
-    """The end of the last container, if none runs and none will."""
+def _containers_ended_ms(pod: Object, now_ms: int) -> int | None:
+    """The end of the last container, if none runs, none will, and all ends are known."""
     status = pod.get("status", {})
     is_over = status.get("phase") in ("Succeeded", "Failed")
-    is_leaving = "deletionTimestamp" in pod["metadata"]
-    if not (is_over or is_leaving):
+    if not (is_over or "deletionTimestamp" in pod["metadata"]):
         return None
     ends = []
     statuses: Sequence[Object] = [
@@ -166,11 +167,17 @@ def _containers_ended_ms(pod: Object) -> int | None:
         state = each.get("state") or {}
         if "running" in state:
             return None
+        # Between two of its lives, or its node may just be making it. Kubelets before 1.27 tell no
+        # more of one that was never made.
+        was_made = "containerID" in each
+        may_run = was_made or not _is_past_deletion(pod, now_ms - NEVER_MADE_AFTER_MS)
+        if "terminated" not in state and not is_over and may_run:
+            return None
         terminated = state.get("terminated") or (each.get("lastState") or {}).get("terminated")
         if terminated and terminated.get("finishedAt"):
             ends.append(moment_ms(terminated["finishedAt"]))
-        elif "terminated" not in state and not is_over and "containerID" in each:
-            return None  # between two of its lives: it may be started again
+        elif was_made and is_over:
+            return None  # its node does not know any more (ContainerStatusUnknown)
     return max(ends, default=None)
 
 

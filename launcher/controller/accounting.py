@@ -52,6 +52,8 @@ class Pace:
     """Pause after a failure of the store, at most; it begins with a turn and doubles."""
     release_most: int = 200
     """Pods let go in a turn; each is a request."""
+    release_again_s: float = 5.0
+    """Pause after a pod could not be let go."""
 
 
 @dataclass(frozen=True)
@@ -113,7 +115,7 @@ class Accounting:
         self._stored_ms = 0
         self._failing_since: float | None = None
         self._pause_s = 0.0
-        self._try_at = self._extend_at = self._compact_at = 0.0
+        self._try_at = self._extend_at = self._compact_at = self._release_at = 0.0
 
     # -- for others, in any thread
 
@@ -228,7 +230,7 @@ class Accounting:
         self._flush(is_extending)
         if is_extending:
             self._extend_at = now + self._pace.extend_s
-        self._release()
+        self._release(now)
         if now >= self._compact_at or self._store.num_segments >= self._pace.segments_most:
             self._compact()
             self._compact_at = now + self._pace.compact_s
@@ -333,11 +335,16 @@ class Accounting:
             self._accountant.compact(now_ms - KEEP_S * 1000)
         self._stored_ms = now_ms
 
-    def _release(self) -> None:
+    def _release(self, now: float) -> None:
+        if now < self._release_at:
+            return
         wanted = self._accountant.may_go()[: self._pace.release_most]
         pods = [pod for uid in wanted if (pod := self._sights.pod(uid)) is not None]
-        for uid in self._pods.release(pods):
+        free = self._pods.release(pods)
+        for uid in free:
             self._accountant.released(uid)
+        if len(free) < len(pods):
+            self._release_at = now + self._pace.release_again_s
 
     def _succeeded(self) -> None:
         if self._failing_since is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
@@ -33,17 +34,21 @@ class Pods:
 
     def release(self, pods: Collection[Object]) -> set[str]:
         """Takes the finalizer off; returns the uids of those that have it no longer. What fails is
-        to be asked for again."""
+        to be asked for again; after the first that fails no more are begun."""
         if not pods:
             return set()
+        failed = threading.Event()
         with ThreadPoolExecutor(min(AT_ONCE, len(pods)), "release") as pool:
-            done = pool.map(self._try, pods)
+            done = pool.map(lambda pod: self._try(pod, failed), pods)
             return {_uid(pod) for pod, is_free in zip(pods, done, strict=True) if is_free}
 
-    def _try(self, pod: Object) -> bool:
+    def _try(self, pod: Object, failed: threading.Event) -> bool:
+        if failed.is_set():  # a server that is away would be waited for once for each
+            return False
         try:
             return release(self._api, pod)
         except LauncherError as error:
+            failed.set()
             metadata = pod["metadata"]
             logger.warning("pod %s/%s is kept: %s", metadata["namespace"], metadata["name"], error)
             return False

@@ -27,10 +27,10 @@ def stored(folder: Path) -> Ledger:
 
 
 @contextlib.contextmanager
-def living_node(api: Api, name: str = "node-of-test") -> Iterator[None]:
+def living_node(api: Api, name: str = "node-of-test", gpu_type: str = GPU_TYPE) -> Iterator[None]:
     """A node with many GPUs that says of itself every few seconds that it is well."""
     resources = {"cpu": "256", "memory": "2Ti", "pods": "500", "nvidia.com/gpu": "4000"}
-    labels = {"nvidia.com/gpu.product": GPU_TYPE}
+    labels = {"nvidia.com/gpu.product": gpu_type}
     node = {"apiVersion": "v1", "kind": "Node", "metadata": {"name": name, "labels": labels}}
     with contextlib.suppress(KeyError):
         api._ask("POST", NODE, "", body=node)
@@ -57,7 +57,12 @@ def living_node(api: Api, name: str = "node-of-test") -> Iterator[None]:
 
 
 def make_pod(
-    api: Api, name: str, gpus: int = 8, finalizers: tuple[str, ...] = (FINALIZER,), **labels: str
+    api: Api,
+    name: str,
+    gpus: int = 8,
+    finalizers: tuple[str, ...] = (FINALIZER,),
+    gpu_type: str = GPU_TYPE,
+    **labels: str,
 ) -> Object:
     """A pod of a job's worker that waits for a node."""
     marks = {"launcher.dev/job": "a", "launcher.dev/budget": "webvision"}
@@ -70,7 +75,7 @@ def make_pod(
             "containers": [{"name": "pytorch", "image": "x", **limits}],
             "terminationGracePeriodSeconds": 1,
             "tolerations": [{"operator": "Exists"}],
-            "nodeSelector": {"nvidia.com/gpu.product": GPU_TYPE},
+            "nodeSelector": {"nvidia.com/gpu.product": gpu_type},
         },
     }
     return api.create(pod)

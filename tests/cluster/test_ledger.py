@@ -189,6 +189,28 @@ def test_finalizers_that_come_and_go_meanwhile_are_left_alone(
         api.patch(POD, name, {"metadata": {"finalizers": None}})
 
 
+def test_a_pod_of_a_node_that_is_gone_ends_when_that_is_noticed(
+    api: Api, kubeconfig: Path, folder: Path
+) -> None:
+    """Nobody tells of its containers any more, and it is deleted by force."""
+    with keeping(kubeconfig, api, folder) as process:
+        until(lambda: "leads the ledger" in process.said(), "it leads")
+        with living_node(api, "lost", "OLD-GPU"):
+            uid = make_pod(api, "p", gpu_type="OLD-GPU")["metadata"]["uid"]
+            begin_ms = placed(api, "p")
+            start_pod(api, "p")
+            until(lambda: stored(folder).of_pod(uid), "stored as running")
+        api.delete(POD, "p", grace_s=0)
+        deleted_at_ms = moment_ms(api.get(POD, "p")["metadata"]["deletionTimestamp"])
+        until(lambda: pod_of(api, "p") is None, "gone")
+        interval = stored(folder).of_pod(uid)
+        assert interval is not None
+        assert (interval.source, interval.start_ms) == ("sight", begin_ms)
+        # --node-grace is 2 s; a turn is half a second, and the API's times are whole seconds.
+        assert deleted_at_ms <= interval.through_ms <= deleted_at_ms + 10_000
+        assert interval.owner.gpu_type == "OLD-GPU"
+
+
 # -- whoever is killed
 
 
@@ -255,7 +277,8 @@ def test_killed_controllers_and_a_restarted_server_lose_and_double_nothing(
         chance = random.Random(seed)
         while not stopping.is_set():
             with keeping(kubeconfig, api, folder, identity) as process:
-                if not stopping.wait(chance.uniform(2, 7)):
+                is_due = not stopping.wait(chance.uniform(2, 7))
+                if is_due and process.process.poll() is None:
                     process.end(signal.SIGKILL)
                     kills.append(identity)
 

@@ -1,8 +1,9 @@
 """Random histories of a cluster: whatever crashes, races and is told twice, the sum is exact.
 
 Pods come, are placed, end, are deleted and forced; their news reach two writers late, twice and out
-of order; both write at times, their answers are lost, and they are killed. In the end the ledger
-says of every pod what the cluster's own clock says, to the millisecond.
+of order, who read the cluster's clock late or ahead; both write at times, their answers are lost,
+they are killed, and whether a finalizer is off they may not hear. In the end the ledger says of
+every pod what the cluster's own clock says, to the millisecond, and no pod is held for ever.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from trainer.storage import StorageError, open_store
 
 BEGIN_MS = 1_790_000_000_000
 BUDGETS = ("one", "two")
+OTHER = "other.test/finalizer"
 COUNT = itertools.count()
 Pod = dict[str, Any]
 
@@ -88,6 +90,10 @@ class Cluster:
         self.truth[uid] = (budget, gpus, self.now_ms)
         self._tell(uid)
 
+    def may_be_placed(self, uid: str) -> bool:
+        """The API server refuses a node to a pod that is being deleted."""
+        return uid not in self.truth and "deletionTimestamp" not in self.pods[uid]["metadata"]
+
     def end(self, uid: str, phase: str) -> None:
         status = self.pods[uid]["status"]
         status["phase"] = phase
@@ -104,16 +110,27 @@ class Cluster:
 
     def release(self, uid: str) -> None:
         if uid in self.pods:
-            self.pods[uid]["metadata"]["finalizers"] = []
+            finalizers = self.pods[uid]["metadata"]["finalizers"]
+            if FINALIZER in finalizers:
+                finalizers.remove(FINALIZER)
             self._tell(uid)
             self._collect(uid)
+
+    def meddle(self, uid: str) -> None:
+        """Somebody else's finalizer comes, and goes the next time."""
+        finalizers = self.pods[uid]["metadata"]["finalizers"]
+        if OTHER in finalizers:
+            finalizers.remove(OTHER)
+        elif "deletionTimestamp" not in self.pods[uid]["metadata"]:
+            finalizers.insert(0, OTHER)
+        self._tell(uid)
+        self._collect(uid)
 
     def _collect(self, uid: str) -> None:
         """The API server removes what is deleted, has ended and that nobody holds any more."""
         pod = self.pods[uid]
         is_over = uid in self.ends or uid not in self.truth
-        is_free = not pod["metadata"]["finalizers"] or uid not in self.truth
-        if "deletionTimestamp" in pod["metadata"] and is_over and is_free:
+        if "deletionTimestamp" in pod["metadata"] and is_over and not pod["metadata"]["finalizers"]:
             del self.pods[uid]
 
     def _tell(self, uid: str) -> None:
@@ -151,7 +168,7 @@ class Histories(RuleBasedStateMachine):
     @rule(number=number)
     def a_pod_is_placed(self, number: int) -> None:
         cluster = self.cluster
-        self.do(number, cluster.place, [u for u in cluster.pods if u not in cluster.truth])
+        self.do(number, cluster.place, [u for u in cluster.pods if cluster.may_be_placed(u)])
 
     @rule(number=number, phase=st.sampled_from(["Succeeded", "Failed"]))
     def a_pod_ends(self, number: int, phase: str) -> None:
@@ -160,6 +177,10 @@ class Histories(RuleBasedStateMachine):
     @rule(number=number)
     def a_pod_is_deleted(self, number: int) -> None:
         self.do(number, self.cluster.delete, list(self.cluster.pods))
+
+    @rule(number=number)
+    def another_finalizer_comes_or_goes(self, number: int) -> None:
+        self.do(number, self.cluster.meddle, list(self.cluster.pods))
 
     @rule(number=number, ms=st.integers(1, 100_000), which=which)
     def a_pod_ends_and_is_told_of_late(self, number: int, ms: int, which: int) -> None:
@@ -189,9 +210,9 @@ class Histories(RuleBasedStateMachine):
 
     # -- the writers
 
-    @rule(which=which, number=number, lag_ms=st.integers(-5000, 0), knows_node=st.booleans())
+    @rule(which=which, number=number, lag_ms=st.integers(-5000, 3000), knows_node=st.booleans())
     def some_news_arrive(self, which: int, number: int, lag_ms: int, knows_node: bool) -> None:
-        """Any of all news, so also old ones again; the server's time was read a while ago."""
+        """Any of all news, so also old ones again; the server's time is known late, or ahead."""
         writer = self.writers[which]
         if writer is not None and self.cluster.news:
             pod = self.cluster.news[number % len(self.cluster.news)]
@@ -226,6 +247,19 @@ class Histories(RuleBasedStateMachine):
     @rule(which=which)
     def a_writer_writes(self, which: int) -> None:
         self.write(which)
+
+    @rule(which=which, number=number, is_heard=st.booleans())
+    def a_finalizer_is_taken_off_or_not(self, which: int, number: int, is_heard: bool) -> None:
+        """The request is lost, or its answer, or another writer was first."""
+        writer = self.writers[which]
+        if writer is not None and (may_go := writer.may_go()):
+            uid = may_go[number % len(may_go)]
+            if is_heard:
+                writer.released(uid)  # as for a pod that was not found
+                if self.cluster.pods.get(uid, {}).get("metadata", {}).get("finalizers"):
+                    self.cluster.release(uid)
+            elif number % 2:
+                self.cluster.release(uid)
 
     @rule(which=which)
     def a_snapshot_is_made(self, which: int) -> None:
@@ -298,13 +332,17 @@ class Histories(RuleBasedStateMachine):
             assert interval.is_closed
 
     def teardown(self) -> None:
-        """In the end the sum is exact."""
+        """In the end the sum is exact, and what is deleted is gone."""
         cluster = self.cluster
         for uid in self.running():
             cluster.end(uid, "Succeeded")
+        for uid in list(cluster.pods):
+            if OTHER in cluster.pods[uid]["metadata"]["finalizers"]:
+                cluster.meddle(uid)
         for _ in range(40):  # as often as the store was told to fail
             for which in (0, 1):
                 self.a_writer_looks_at_all_and_writes(which)
+        assert not [p for p in cluster.pods.values() if "deletionTimestamp" in p["metadata"]]
         stored = LedgerStore(open_store(str(self.place)), "c").load()
         for uid, (_, gpus, start_ms) in cluster.truth.items():
             interval = stored.of_pod(uid)

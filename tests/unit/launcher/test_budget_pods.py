@@ -186,3 +186,31 @@ def test_the_owner_is_read_off_labels_and_the_node() -> None:
     bare = pod()
     bare["metadata"] = {"uid": "p", "namespace": "ml"}
     assert owner_of(bare, sight()).gpu_type == "unknown"
+
+
+UNKNOWN_END = {"terminated": {"exitCode": 137, "reason": "ContainerStatusUnknown"}}
+"""What a kubelet says of a container whose end it has missed."""
+
+
+def test_an_end_that_the_node_has_missed_is_not_that_of_another_container() -> None:
+    found = interval_of(pod("Failed", (ended(T0), UNKNOWN_END)), sight())
+    assert found is not None
+    assert (found.through_ms, found.source) == (NOW_MS, "sight")
+
+
+def test_a_deleted_pod_whose_container_may_just_be_made_has_not_ended() -> None:
+    """Its init container has ended."""
+    deleted = pod("Pending", (ended(T0), {"waiting": {}}), deletionTimestamp="2026-11-25T11:59:30Z")
+    del deleted["status"]["containerStatuses"][1]["containerID"]
+    found = interval_of(deleted, sight())
+    assert found is not None
+    assert not found.is_closed
+    later = interval_of(deleted, sight(now_ms=moment_ms("2026-11-25T12:00:31Z")))
+    assert later is not None
+    assert (later.through_ms, later.source) == (moment_ms(T0), "containers")
+
+
+@pytest.mark.parametrize(("text", "gpus"), [("8", 8), ("1e1", 10), ("1k", 1000), ("2Ki", 2048)])
+def test_gpus_are_counts_as_the_api_server_writes_them(text: str, gpus: int) -> None:
+    limits = {"limits": {"nvidia.com/gpu": text}}
+    assert gpus_of({"spec": {"containers": [{"name": "a", "resources": limits}]}}) == gpus
