@@ -31,6 +31,7 @@ PASSING = re.compile(r"^(events|componentstatuses|.*\.events\.k8s\.io|.*\.metric
 """Kinds whose objects come and go by themselves."""
 SECRET = "store"
 ACCOUNT = "serviceAccountName"
+REASON = '{.status.conditions[?(@.type=="Accounted")].reason}'
 Known = tuple[str, str, str]
 
 
@@ -118,7 +119,9 @@ class Release:
             time.sleep(0.5)
 
 
-def on_the_node(replicas: int, ledger: str = "", endpoint: str = "") -> Object:
+def on_the_node(
+    replicas: int, ledger: str = "", endpoint: str = "", finalizers: bool = True
+) -> Object:
     """Values with which the launcher runs without a registry: the code is this machine's."""
     folders = suite_volumes()
     return {
@@ -134,7 +137,7 @@ def on_the_node(replicas: int, ledger: str = "", endpoint: str = "") -> Object:
             ],
             "resources": {"requests": {"cpu": "20m", "memory": "64Mi"}},
         },
-        "ledger": {"address": ledger, "cluster": "here"},
+        "ledger": {"address": ledger, "cluster": "here", "finalizers": finalizers},
         "objectStore": {"secret": SECRET, "endpoint": endpoint, "region": "us-east-1"},
         "networkPolicy": {"defaultDeny": True},
         "metrics": {"labels": {"release": "stack"}},
@@ -200,7 +203,9 @@ def test_a_release_lives_and_leaves_nothing_but_what_it_says(
     assert f"--ledger={address}" in release.args()
     release.wait_for_leader()
     account_a_budget(plane)
-    release.do("test", "--timeout=120s")
+    unheld = on_the_node(2, address, store.endpoint, finalizers=False)
+    release.do("upgrade", str(CHART), *wait, values=unheld)
+    plane.kubectl("wait", f"--for=jsonpath={REASON}=NoFinalizer", "budget/vision", "--timeout=60s")
 
     release.do("rollback", "2", *wait)
     assert not [each for each in release.args() if "ledger" in each]
@@ -216,13 +221,13 @@ def test_a_release_lives_and_leaves_nothing_but_what_it_says(
 
 
 def account_a_budget(plane: ControlPlane) -> None:
-    """Makes a budget, and returns when the controller tells that its GPU time is stored."""
+    """Makes a budget, and returns when the controller tells that pods are held until stored."""
     meta = {"name": "vision"}
     spec = {"gpuDays": 10}
     plane.apply(
         {"apiVersion": "launcher.dev/v1alpha1", "kind": "Budget", "metadata": meta, "spec": spec}
     )
-    plane.kubectl("wait", "--for=condition=Accounted", "budget/vision", "--timeout=60s")
+    plane.kubectl("wait", f"--for=jsonpath={REASON}=Ledger", "budget/vision", "--timeout=60s")
 
 
 def kept() -> set[Known]:
