@@ -134,3 +134,11 @@ def pods(objects: list[Object]) -> Iterator[Object]:
             yield each["spec"]
         elif "template" in each.get("spec", {}):
             yield each["spec"]["template"]["spec"]
+
+
+def matches(selector: Object, labels: dict[str, str]) -> bool:
+    """Whether a label selector of the two forms that we use finds the labels."""
+    wanted = selector.get("matchLabels", {})
+    keys = selector.get("matchExpressions", [])
+    assert all(each["operator"] == "Exists" for each in keys)
+    return wanted.items() <= labels.items() and all(each["key"] in labels for each in keys)

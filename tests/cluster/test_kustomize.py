@@ -13,13 +13,13 @@ import yaml
 
 from launcher.render import render, to_yaml
 from launcher.request import Request
+from tests.charts import matches
 from tests.cluster.cluster import running_cluster
 from tests.cluster.control_plane import ControlPlane
 from tests.cluster.kustomized import (
     SYSTEM,
     TEAM,
     WAIT_S,
-    Object,
     apply,
     built,
     stored,
@@ -176,14 +176,6 @@ def test_kueue_admits_a_job_to_the_overlays_queue(installed: ControlPlane) -> No
 
 
 # -- network
-
-
-def matches(selector: Object, labels: dict[str, str]) -> bool:
-    """Whether a label selector of the two forms that we use finds the labels."""
-    wanted = selector.get("matchLabels", {})
-    keys = selector.get("matchExpressions", [])
-    assert all(each["operator"] == "Exists" for each in keys)
-    return wanted.items() <= labels.items() and all(each["key"] in labels for each in keys)
 
 
 def test_policies_find_the_pods_that_they_are_about(installed: ControlPlane) -> None:

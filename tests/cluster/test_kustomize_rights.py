@@ -170,6 +170,25 @@ def test_the_controller_keeps_the_status_of_budgets_and_no_more(people: dict[str
         assert people["controller"].may(f"{verb} {resource}", "") is is_allowed
 
 
+def test_whoever_is_bound_to_budgets_holds_time_or_sets_them(installed: ControlPlane) -> None:
+    verbs = ("get", "list", "watch", "create", "patch", "update", "delete", "deletecollection")
+    found = {}
+    for role in ("launcher-budget-user", "launcher-budget-owner"):
+        account = f"--serviceaccount={TEAM}:{role}"
+        installed.kubectl("-n", TEAM, "create", "serviceaccount", role)
+        installed.kubectl("create", "clusterrolebinding", role, f"--clusterrole={role}", account)
+        token = installed.kubectl("-n", TEAM, "create", "token", role).strip()
+        person = Person(installed, token)
+        found[role] = [
+            tuple(verb for verb in verbs if person.may(f"{verb} budgets.launcher.dev{part}", ""))
+            for part in ("", "/status")
+        ]
+    assert found == {
+        "launcher-budget-user": [verbs[:3], ("get", "patch")],
+        "launcher-budget-owner": [verbs[:7], ("get", "patch")],
+    }
+
+
 def test_no_rule_has_a_wildcard_or_a_secret(people: dict[str, Person]) -> None:
     for who, person in people.items():
         for namespace in (TEAM, SYSTEM):

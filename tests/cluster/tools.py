@@ -281,12 +281,13 @@ def main() -> int:
         if not sys.argv[1:]:
             for name in WHEELS:
                 print(f"{name:<36}{packaged(name)}", flush=True)
-            print(f"{'monitoring-crds':<36}{monitoring_crds()}", flush=True)
         for name in sys.argv[1:] or TOOLS:
             if name not in TOOLS:
                 print(f"no program {name!r}; there are {', '.join(TOOLS)}", file=sys.stderr)
                 return 2
             print(f"{name:<26}{version(TOOLS[name]):<10}{ensure([name])[name]}", flush=True)
+        if not sys.argv[1:]:
+            print(f"{'monitoring-crds':<36}{monitoring_crds()}", flush=True)
     except Unavailable as error:
         print(error, file=sys.stderr)
         return 1

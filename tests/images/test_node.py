@@ -1,4 +1,4 @@
-"""The launcher's image on a real node: the controller of k8s/overlays/kind runs and leads."""
+"""The launcher's image on a real node: the controller of k8s/overlays/kind and the chart's run."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.charts import CHART, Object, program, run
 from tests.cluster.cluster import Cluster, running_cluster
-from tests.cluster.kustomized import SYSTEM, apply
+from tests.cluster.kustomized import SYSTEM, TEAM, apply
 from tests.cluster.tools import Unavailable as NoCluster
 from tests.conftest import absent
 from tests.images.build import LAUNCHER, archive
@@ -38,6 +39,23 @@ def test_the_controller_becomes_available_and_leads(node: Cluster) -> None:
     assert node.plane.kubectl(*here, *LEASE) == node.plane.kubectl(*here, *PODS)
     log = node.plane.kubectl(*here, "logs", "deployment/launcher-controller")
     assert "orbidden" not in log
+
+
+def test_a_release_of_the_chart_takes_over_and_passes_its_test(node: Cluster) -> None:
+    # What the overlay says, so that it is nobody's change: the namespace admits only restricted.
+    small = {"requests": {"cpu": "20m", "memory": "128Mi"}, "limits": {"memory": "256Mi"}}
+    values: Object = {
+        "controller": {"replicas": 1, "resources": small},
+        "networkPolicy": {"defaultDeny": True},
+        "teams": [{"namespace": TEAM}],
+    }
+    apply(node.plane, "overlays/kind")
+    helm = program("helm4")
+    where = (f"--kubeconfig={node.plane.kubeconfig}", f"--namespace={SYSTEM}", "--timeout=180s")
+    flags = (str(CHART), "--take-ownership", "--wait", *where)
+    run(helm, "install", "launcher", *flags, values=values)
+    assert "Succeeded" in run(helm, "test", "launcher", *where)
+    run(helm, "uninstall", "launcher", "--wait", *where)
 
 
 def test_an_archive_is_made_once(node: Cluster) -> None:

@@ -15,6 +15,8 @@ import jsonschema
 import pytest
 import yaml
 
+from launcher.render import render
+from launcher.request import Request
 from tests.charts import (
     CHART,
     EVERYTHING,
@@ -22,6 +24,7 @@ from tests.charts import (
     MONITORING,
     NOTHING,
     Object,
+    matches,
     of_kind,
     pods,
     program,
@@ -29,6 +32,7 @@ from tests.charts import (
     run,
 )
 from tests.cluster.tools import ROOT
+from tests.unit.launcher.goldens import GIVEN, spec
 from tools import docs, manifests
 
 
@@ -158,6 +162,40 @@ def test_an_old_kubernetes_is_refused(helm: Path) -> None:
         rendered(helm, None, "--kube-version=1.29.0")
     assert ">=1.30.0-0" in caught.value.stderr
     assert rendered(helm, None, "--kube-version=1.34.4-eks-1")
+
+
+def test_monitors_and_policies_find_what_they_are_about(helm: Path) -> None:
+    objects = rendered(helm, {"networkPolicy": {"defaultDeny": True}}, MONITORING)
+    (service,) = of_kind(objects, "Service")
+    (deployment,) = of_kind(objects, "Deployment")
+    (test,) = of_kind(objects, "Pod")
+    job = render(spec(Request(model="resnet18", name="a", **GIVEN)))[-1]
+    worker = job["spec"]["pytorchReplicaSpecs"]["Worker"]["template"]
+    (monitor,) = of_kind(objects, "ServiceMonitor")
+    assert matches(monitor["spec"]["selector"], service["metadata"]["labels"])
+    assert monitor["spec"]["endpoints"][0]["port"] == service["spec"]["ports"][0]["name"]
+    (monitor,) = of_kind(objects, "PodMonitor")
+    assert matches(monitor["spec"]["selector"], worker["metadata"]["labels"])
+    ports = {port["name"] for port in worker["spec"]["containers"][0]["ports"]}
+    assert monitor["spec"]["podMetricsEndpoints"][0]["port"] in ports
+    labels = {
+        "controller": deployment["spec"]["template"]["metadata"]["labels"],
+        "test": test["metadata"]["labels"],
+    }
+    found = {
+        who: {
+            policy["metadata"]["name"]
+            for policy in of_kind(objects, "NetworkPolicy")
+            if matches(policy["spec"]["podSelector"], borne)
+        }
+        for who, borne in labels.items()
+    }
+    assert found == {
+        "controller": {"default-deny", "launcher-controller", "launcher-test-in"},
+        "test": {"default-deny", "launcher-test-out"},
+    }
+    selector = {"matchLabels": service["spec"]["selector"]}
+    assert [who for who in labels if matches(selector, labels[who])] == ["controller"]
 
 
 # -- rules and dashboards

@@ -9,6 +9,7 @@ import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from functools import cache
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -200,6 +201,14 @@ def test_flags_between_backticks_exist(page: str) -> None:
         if span.startswith("--"):
             named = {word.partition("=")[0] for word in span.split() if word.startswith("--")}
             assert named - known - foreign == set(), span
+
+
+def test_the_chart_has_the_values_that_helm_is_given(page: str) -> None:
+    known = {key for key, *_ in docs.chart_values()}
+    for words in commands(page, "helm"):
+        for flag, value in pairwise(words):
+            if flag in ("--set", "--set-json"):
+                assert value.partition("=")[0] in known, value
 
 
 # -- names
