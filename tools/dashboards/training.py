@@ -140,7 +140,7 @@ HEALTH = Row(
         Panel(
             "Checkpoint age",
             "In intervals of the run: the work that a loss would cost. Red above 2.",
-            "suffix: × interval",
+            "suffix:× interval",
             (Query(INTERVALS, "{{training_job}}"),),
             "stat",
             3,
@@ -164,7 +164,7 @@ HEALTH = Row(
             "none",
             (Query(RESUMED, "{{training_job}}"),),
             "stat",
-            8,
+            6,
             red_above=(1, 10),
         ),
         Panel(
@@ -173,15 +173,16 @@ HEALTH = Row(
             "none",
             (Query(ENDED, "{{reason}}"),),
             "stat",
-            8,
+            6,
             red_above=(1, 10),
+            shown="value_and_name",
             no_value="none",
             empty=NO_KUBE,
         ),
         Panel(
             "GPU-days so far",
             "GPUs that the job has held within the range of time above, added up.",
-            "suffix: GPU-days",
+            "suffix:GPU-days",
             (
                 Query(
                     f"sum_over_time(launcher:job_gpus:sum{{{JOB}}}[$__range:1m]) / 1440",
@@ -189,12 +190,22 @@ HEALTH = Row(
                 ),
             ),
             "stat",
-            8,
+            6,
             decimals=2,
+        ),
+        Panel(
+            "Updates",
+            "Optimiser steps since the run began.",
+            "none",
+            (Query(of_job("trainer_updates_total"), "{{training_job}}"),),
+            "stat",
+            6,
+            decimals=0,
         ),
     ),
     height=4,
 )
+
 
 LEARNING = Row(
     "Learning",
