@@ -23,6 +23,7 @@ KEYS: dict[str, str] = {
     "checkpoints": "folder (file:// or s3://) under which each run gets its own",
     "namespace": "namespace of the cluster; empty: the context's",
     "budget": "budget that jobs are charged to",
+    "ledger": "address of the GPU-time ledger that usage and budget read (folder or s3://)",
     "user": "who is shown as the user of jobs; built-in: the login",
     "stage": "stage of the pipeline, for accounting",
     "queue": "Kueue's LocalQueue",

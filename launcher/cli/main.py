@@ -20,6 +20,7 @@ from launcher.cli import (
     plan,
     results,
     submit,
+    usage,
 )
 from launcher.cli.manners import Color, Manner, report, seconds, wants_json
 from launcher.errors import LauncherError, UsageError
@@ -77,7 +78,7 @@ def options(
         logging.basicConfig(level=logging.DEBUG, stream=sys.stderr)
 
 
-for group in (submit, jobs, changes, inspect, results, plan, calibrate, doctor, controller):
+for group in (submit, jobs, changes, inspect, results, plan, calibrate, usage, doctor, controller):
     group.register(app)
 completion.register(app)
 app.add_typer(config.app, name="config")
