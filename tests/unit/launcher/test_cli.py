@@ -52,7 +52,7 @@ def test_the_verbs_are_these() -> None:
     names = {" ".join(path) for path in ALL}
     assert names == {
         "submit", "render", "list", "status", "logs", "cancel", "scale", "wait", "delete",
-        "suspend", "resume", "prune", "diff", "top", "bundle", "plan", "calibrate",
+        "suspend", "resume", "prune", "diff", "top", "bundle", "plan", "calibrate", "usage",
         "config view", "config get", "config set", "doctor", "controller", "plot", "completion",
         "version",
     }  # fmt: skip
