@@ -16,6 +16,7 @@ import signal
 import sys
 import tempfile
 import time
+import traceback
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -421,7 +422,9 @@ def main() -> None:
         fatal(error)
     except Exception as error:
         tell_reason(f"{type(error).__name__}: {error}".splitlines()[0])
-        raise
+        traceback.print_exc()
+        # The interpreter's own end would wait for loader processes, which SIGTERM does not end.
+        end_process(1)
 
 
 if __name__ == "__main__":
