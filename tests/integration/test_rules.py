@@ -4,11 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
-import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +13,15 @@ import yaml
 
 from tests.conftest import absent
 from tests.servers import free_ports
-from tools.dashboards.server import RULES, Unavailable, alertmanager, program, prometheus, rules
+from tools.dashboards.server import (
+    RULES,
+    Unavailable,
+    alertmanager,
+    program,
+    prometheus,
+    rules,
+    served,
+)
 
 ROOT = Path(__file__).resolve().parents[2]
 TESTS = ROOT / "tests/promtool"
@@ -132,48 +136,6 @@ def test_what_the_example_inhibits_exists() -> None:
 # -- an alert on its way
 
 
-class Page:
-    """What a scrape finds; may be changed while it runs."""
-
-    def __init__(self) -> None:
-        self.text = ""
-        self.posted: list[dict[str, Any]] = []
-
-
-@contextmanager
-def served(page: Page) -> Iterator[int]:
-    """GET gives the page's text, POST keeps what comes. Yields the port."""
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            body = page.text.encode()
-            self.send_response(200)
-            self.send_header("Content-Type", "text/plain; version=0.0.4")
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
-
-        def do_POST(self) -> None:
-            length = int(self.headers["Content-Length"])
-            page.posted.append({"path": self.path, **json.loads(self.rfile.read(length))})
-            self.send_response(200)
-            self.end_headers()
-
-        def log_message(self, *_: object) -> None:
-            """Scrapes come every second; they are no news."""
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.daemon_threads = True
-    thread = threading.Thread(target=server.serve_forever, args=(0.1,), daemon=True)
-    thread.start()
-    try:
-        yield int(server.server_address[1])
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
-
-
 BUDGET = '{cluster="default",budget="webvision"}'
 USED = f"""\
 launcher_gpu_budget_limit_seconds{BUDGET} 100000
@@ -197,12 +159,15 @@ def here(port: int, folder: Path) -> Path:
 
 
 def test_an_alert_arrives_at_the_team_and_whoever_is_on_call(tmp_path: Path) -> None:
-    page = Page()
-    page.text = USED
+    told: dict[str, list[dict[str, Any]]] = {}
+
+    def post(path: str, body: bytes) -> None:
+        told[path] = json.loads(body)["alerts"]
+
     ports = free_ports(2)
     try:
         with (
-            served(page) as port,
+            served(lambda: USED, post) as port,
             alertmanager(tmp_path / "am", ports[0], here(port, tmp_path)) as manager,
             prometheus(
                 tmp_path / "prom",
@@ -214,11 +179,10 @@ def test_an_alert_arrives_at_the_team_and_whoever_is_on_call(tmp_path: Path) -> 
         ):
             ends_at = time.monotonic() + 45
             wanted = {"/team-webvision", "/on-call"}
-            while time.monotonic() < ends_at and not wanted <= {p["path"] for p in page.posted}:
+            while time.monotonic() < ends_at and not wanted <= set(told):
                 time.sleep(0.2)
     except Unavailable as error:
         absent(str(error))
-    told = {post["path"]: post["alerts"] for post in page.posted}
     assert wanted <= set(told)
     (alert,) = told["/on-call"]
     assert alert["labels"]["alertname"] == "LauncherGpuBudgetExhausted"

@@ -246,7 +246,7 @@ TABLE = Row(
     "All jobs",
     (
         Panel(
-            "Jobs",
+            "Who holds what",
             "Those that hold GPUs or tell of themselves.",
             "none",
             (

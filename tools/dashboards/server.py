@@ -8,11 +8,13 @@ import os
 import shutil
 import signal
 import subprocess
+import threading
 import time
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,8 @@ import yaml
 ROOT = Path(__file__).resolve().parents[2]
 RULES = ROOT / "charts/launcher/rules"
 
+GENERATED = "generated"
+"""The scrape's job of series that nobody measured."""
 START_S = 30.0
 """A start takes half a second; this is for a machine under load."""
 
@@ -75,6 +79,44 @@ def running(command: Sequence[str], log: Path, ready: str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
+def served(
+    get: Callable[[], str], post: Callable[[str, bytes], None] | None = None
+) -> Iterator[int]:
+    """Answers each GET on loopback with the text, and hands each POST on with its path. Yields
+    the port."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            body = get().encode()
+            self.send_response(200)
+            self.send_header("Content-Type", "text/plain; version=0.0.4")
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def do_POST(self) -> None:
+            body = self.rfile.read(int(self.headers["Content-Length"]))
+            if post is not None:
+                post(self.path, body)
+            self.send_response(200)
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            """Scrapes come every second; they are no news."""
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server.daemon_threads = True
+    thread = threading.Thread(target=server.serve_forever, args=(0.1,), daemon=True)
+    thread.start()
+    try:
+        yield int(server.server_address[1])
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+@contextlib.contextmanager
 def prometheus(
     folder: Path,
     port: int,
@@ -86,10 +128,17 @@ def prometheus(
 ) -> Iterator[Prometheus]:
     """A server over the folder's blocks, which scrapes and evaluates as told.
 
-    targets: host:port by the name of the scrape's job. alertmanager: host:port.
+    targets: host:port by the name of the scrape's job; what GENERATED gives goes on with the series
+    of the blocks, so it gets no labels of the scrape. alertmanager: host:port.
     """
     scrapes = [
-        {"job_name": name, "static_configs": [{"targets": [target]}]}
+        {
+            "job_name": name,
+            "static_configs": [{"targets": [target]}],
+            "metric_relabel_configs": [{"action": "labeldrop", "regex": "instance|job"}]
+            if name == GENERATED
+            else [],
+        }
         for name, target in (targets or {}).items()
     ]
     config: dict[str, Any] = {

@@ -164,7 +164,7 @@ HEALTH = Row(
             "none",
             (Query(RESUMED, "{{training_job}}"),),
             "stat",
-            8,
+            6,
             red_above=(1, 10),
         ),
         Panel(
@@ -173,7 +173,7 @@ HEALTH = Row(
             "none",
             (Query(ENDED, "{{reason}}"),),
             "stat",
-            8,
+            6,
             red_above=(1, 10),
             no_value="none",
             empty=NO_KUBE,
@@ -189,12 +189,22 @@ HEALTH = Row(
                 ),
             ),
             "stat",
-            8,
+            6,
             decimals=2,
+        ),
+        Panel(
+            "Updates",
+            "Optimiser steps since the run began.",
+            "none",
+            (Query(of_job("trainer_updates_total"), "{{training_job}}"),),
+            "stat",
+            6,
+            decimals=0,
         ),
     ),
     height=4,
 )
+
 
 LEARNING = Row(
     "Learning",
