@@ -1,7 +1,7 @@
 # Every target with "##" stands in `make help`.
 PY := .venv/bin/python
 .DEFAULT_GOAL := help
-.PHONY: help install lock fmt lint types contracts unit integration cluster cluster-tools cluster-up cluster-down e2e images test docs render manifests bench demo clean
+.PHONY: help install lock fmt lint types contracts unit integration cluster cluster-tools cluster-up cluster-down e2e images test docs dashboards dashboard-pictures render manifests bench demo clean
 
 help: ## List every target with a sentence
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## (.*)/\1\t\2/' | expand -t 16
@@ -68,6 +68,12 @@ test: lint types contracts ## Run every check and every test, the documents' too
 
 docs: install ## Write the generated pages and the layout in README anew
 	$(PY) -m tools.docs
+
+dashboards: install ## Write the Grafana dashboards' JSON anew
+	$(PY) -m tools.dashboards
+
+dashboard-pictures: install ## Draw the dashboards with Grafana's UI library: chromium, npm, prometheus, minutes
+	$(PY) -m tools.dashboards.pictures
 
 render: install ## Write the rendered objects that the tests compare with anew
 	$(PY) -m tests.unit.launcher.goldens

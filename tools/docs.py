@@ -34,6 +34,7 @@ ROOMS = {
     "k8s/": "What kubectl apply -k installs, pinned CRDs, the Go modules of tests' clusters",
     "tests/": "unit/ integration/ cluster/ e2e/ benchmarks/",
     "tools/": "make install, docs and manifests, and the schema of PyTorchJob from its CRD",
+    "tools/dashboards/": "Dashboards as code, what tries their queries, and what draws them",
     "launcher/jobs/": "Packaged recipes, one YAML a network",
     "trainer/data/": "Order of samples (pure), raw layouts, shards, cache, decoding, the stream",
     "trainer/learn/": "Networks, losses, schedule, one update and one evaluation",

@@ -9,7 +9,9 @@ from __future__ import annotations
 import importlib.util
 import json
 import re
+import subprocess
 import time
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -241,3 +243,15 @@ def test_a_real_trainer_told_most_of_the_first_dashboard(
     assert set(TABLE) - told == {"trainer_gpu_memory_bytes"}, "it has no GPU"
     (recovery,) = prometheus.instant("trainer_recovery_seconds", span.end)
     assert 0 < float(recovery["value"][1]) < 120
+
+
+def test_promtool_finds_no_fault_in_what_the_trainer_tells(
+    server: tuple[Prometheus, Span],
+) -> None:
+    prometheus, span = server
+    (up,) = prometheus.instant('up{job="trainer"} == 1', span.end)
+    with urllib.request.urlopen(f"http://{up['metric']['instance']}/metrics", timeout=10) as page:
+        text = page.read()
+    command = [program("promtool"), "check", "metrics"]
+    done = subprocess.run(command, input=text, capture_output=True, timeout=30)
+    assert (done.returncode, done.stderr.decode()) == (0, "")

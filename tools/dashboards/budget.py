@@ -44,7 +44,7 @@ GOODPUT = (
 
 NEVER = "never at this rate"
 OPEN = "the budget has no period"
-GPU_DAYS = "suffix: GPU-days"
+GPU_DAYS = "suffix:GPU-days"
 
 FIGURES = Row(
     "Where it stands",
@@ -113,7 +113,7 @@ FIGURES = Row(
         Panel(
             "Burn",
             "GPU-days a day: mean of the last day, and of 7 days.",
-            "suffix: a day",
+            "suffix:a day",
             (Query(BURN, "{{budget}} 1 d"), Query(BURN_7D, "{{budget}} 7 d")),
             "stat",
             6,
@@ -327,7 +327,7 @@ JOBS = Row(
             "none",
             (
                 Query(TOP, "training_job budget model", "GPU-days so far", unit="none"),
-                Query(f"launcher:job_gpus:sum {ONLY_TOP}", "", "GPUs"),
+                Query(f"launcher:job_gpus:sum {ONLY_TOP}", "", "GPUs", decimals=0),
                 Query(
                     f"{SO_FAR} / on (training_job) ({PROGRESS} > 0) {ONLY_TOP}",
                     "",
@@ -340,7 +340,7 @@ JOBS = Row(
                         f"(trainer_validation_top1_ratio) > 0) {ONLY_TOP}"
                     ),
                     "",
-                    "GPU-days per point of top-1",
+                    "per point of top-1",
                 ),
             ),
             "table",

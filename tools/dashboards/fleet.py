@@ -257,6 +257,7 @@ TABLE = Row(
                     ),
                     "training_job budget model stage",
                     "GPUs",
+                    decimals=0,
                 ),
                 Query(
                     (
@@ -271,6 +272,7 @@ TABLE = Row(
                     "max by (training_job) (trainer_throughput_samples_per_second)",
                     "",
                     "pictures/s",
+                    decimals=0,
                 ),
                 Query(f"time() - {UPDATED}", "", "last update", unit="s"),
             ),
@@ -347,6 +349,7 @@ CONTROLLER = Row(
             "none",
             (Query("sum by (version) (launcher_build_info)", "{{version}}"),),
             "stat",
+            shows_names=True,
         ),
     ),
 )

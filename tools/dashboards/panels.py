@@ -40,6 +40,8 @@ class Query:
     """In a table: the heading of its values."""
     unit: str = ""
     """In a table or beside the panel's unit: that of its values."""
+    decimals: int | None = None
+    """In a table."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +68,8 @@ class Panel:
     most: float | None = None
     empty: str = ""
     """Why a healthy system may have no series here; none: it must have one."""
+    shows_names: bool = False
+    """Of a figure: what the series is called stands there, not its value."""
     link: str = ""
     """Uid of the dashboard that a row of a table leads to, by its job."""
 
@@ -199,14 +203,16 @@ def _panel(panel: Panel) -> Any:
             .reduce_options(common.ReduceDataOptions().calcs(["lastNotNull"]).values(False))
             .graph_mode(words.BigValueGraphMode.NONE)
             .color_mode(words.BigValueColorMode.VALUE)
-            .text_mode(words.BigValueTextMode.AUTO)
+            .text_mode(
+                words.BigValueTextMode.NAME if panel.shows_names else words.BigValueTextMode.AUTO
+            )
         )
     elif panel.kind == "table":
         made = _table(panel)
     else:
         made = _graph(panel)
     made.title(panel.title).description(panel.text).datasource(SOURCE).unit(panel.unit)
-    made.no_value(panel.no_value or "no data")
+    made.no_value(panel.no_value or ("-" if panel.kind == "table" else "no data"))
     for optional, setter in ((panel.decimals, made.decimals), (panel.least, made.min),
                              (panel.most, made.max)):  # fmt: skip
         if optional is not None:
@@ -298,8 +304,10 @@ def _table(panel: Panel) -> table.Panel:
         made.sort_by([common.TableSortByFieldState().display_name(panel.queries[0].column)
                       .desc(True)])  # fmt: skip
     for query in panel.queries:
-        if query.unit:
-            properties = [model.DynamicConfigValue(id_val="unit", value=query.unit)]
+        told = {"unit": query.unit or None, "decimals": query.decimals}
+        properties = [model.DynamicConfigValue(id_val=key, value=value)
+                      for key, value in told.items() if value is not None]  # fmt: skip
+        if properties:
             made.override_by_name(query.column, properties)
     if panel.link:
         url = f"/d/{panel.link}?var-training_job=${{__value.text}}&${{__url_time_range}}"

@@ -140,7 +140,7 @@ HEALTH = Row(
         Panel(
             "Checkpoint age",
             "In intervals of the run: the work that a loss would cost. Red above 2.",
-            "suffix: × interval",
+            "suffix:× interval",
             (Query(INTERVALS, "{{training_job}}"),),
             "stat",
             3,
@@ -181,7 +181,7 @@ HEALTH = Row(
         Panel(
             "GPU-days so far",
             "GPUs that the job has held within the range of time above, added up.",
-            "suffix: GPU-days",
+            "suffix:GPU-days",
             (
                 Query(
                     f"sum_over_time(launcher:job_gpus:sum{{{JOB}}}[$__range:1m]) / 1440",
