@@ -82,7 +82,7 @@ class Training:
         os.killpg(status["workers"][1]["pid"], signal.SIGKILL)
 
     def scale(self, workers: int) -> None:
-        self._launcher("scale", self.name, str(workers))
+        self._launcher("scale", self.name, "--workers", str(workers))
 
     def end(self) -> None:
         """Cancels and deletes it, whatever has become of it."""
