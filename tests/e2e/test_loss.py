@@ -84,3 +84,13 @@ def test_a_resize_in_mid_epoch_loses_no_update(make_run: Callable[..., Run]) -> 
     calm_update, calm_weights = calm.weights()
     assert update == calm_update == UPDATES
     assert distance(weights, calm_weights) <= TOLERANCE
+
+
+def test_a_loss_costs_no_grace_period_with_loader_processes(make_run: Callable[..., Run]) -> None:
+    # Loader processes ignore SIGTERM, so a rank that failed must not wait for them to end.
+    run = make_run("loaders", *FIXED, "data.loader_processes=1", epochs=50)
+    run.submit()
+    generation = run.wait_for(3)
+    kill(run.trainers()[1])
+    shutdown_s = 240  # job.shutdown_timeout_s
+    run.wait_for(4, generation + 1, timeout_s=shutdown_s / 2)

@@ -35,9 +35,9 @@ PROGRESS = (
     " / on (training_job) max by (training_job) (trainer_samples_goal))"
 )
 GOODPUT = (
-    "(sum by (training_job) (rate(trainer_update_seconds_total[$__rate_interval]))"
+    "(sum by (training_job) (rate(trainer_update_seconds_total[10m]))"
     " - on (training_job) sum by (training_job)"
-    " (rate(trainer_data_wait_seconds_total[$__rate_interval])))"
+    " (rate(trainer_data_wait_seconds_total[10m])))"
     " * on (training_job) max by (training_job) (trainer_world_size)"
     " / on (training_job) (launcher:job_gpus:sum > 0)"
 )

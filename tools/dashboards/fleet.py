@@ -349,7 +349,7 @@ CONTROLLER = Row(
             "none",
             (Query("sum by (version) (launcher_build_info)", "{{version}}"),),
             "stat",
-            shows_names=True,
+            shown="name",
         ),
     ),
 )

@@ -86,7 +86,7 @@ USES = (
     Use("webvision", "nasnetalarge", "NVIDIA-A100-SXM4-80GB",
         ((-18, -12, 8), (-9, -3, 16), (-2, FOREVER, 16))),
     Use("webvision", "dpn98", "Tesla-V100-SXM2-32GB", ((-13, -9, 4), (-4, -1, 4))),
-    Use("webvision", "resnet18", "NVIDIA-A100-SXM4-80GB", ((-0.1, FOREVER, 2),)),
+    Use("webvision", "resnet18", "NVIDIA-A100-SXM4-80GB", ((-0.1, FOREVER, 3),)),
     Use("pilot", "dpn98", "Tesla-V100-SXM2-32GB", ((-19, -15, 2), (-12, -7, 4), (-2, FOREVER, 4))),
 )  # fmt: skip
 JOBS = (
@@ -109,7 +109,7 @@ class History:
         self.now, self.days = now, days
         self.jobs: tuple[Job, ...] = JOBS
         if real_job:
-            self.jobs += (Job(real_job, "webvision", "resnet18", 2, "gpu-4", -0.1 * DAY_S),)
+            self.jobs += (Job(real_job, "webvision", "resnet18", 3, "gpu-4", -0.1 * DAY_S),)
         self.series = [*self._budgets(), *self._ledger(), *self._kueue(), *self._nodes()]
         for job in self.jobs:
             self.series += [*self._pods(job), *self._gpus(job)]

@@ -68,8 +68,8 @@ class Panel:
     most: float | None = None
     empty: str = ""
     """Why a healthy system may have no series here; none: it must have one."""
-    shows_names: bool = False
-    """Of a figure: what the series is called stands there, not its value."""
+    shown: Literal["auto", "name", "value_and_name"] = "auto"
+    """Of a figure: whether what the series is called stands there too, or alone."""
     link: str = ""
     """Uid of the dashboard that a row of a table leads to, by its job."""
 
@@ -203,9 +203,7 @@ def _panel(panel: Panel) -> Any:
             .reduce_options(common.ReduceDataOptions().calcs(["lastNotNull"]).values(False))
             .graph_mode(words.BigValueGraphMode.NONE)
             .color_mode(words.BigValueColorMode.VALUE)
-            .text_mode(
-                words.BigValueTextMode.NAME if panel.shows_names else words.BigValueTextMode.AUTO
-            )
+            .text_mode(words.BigValueTextMode(panel.shown))
         )
     elif panel.kind == "table":
         made = _table(panel)

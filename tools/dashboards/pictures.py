@@ -72,16 +72,15 @@ def drawn(folder: Path) -> Iterator[str]:
     """Draws each dashboard; yields the panels that are empty without a reason."""
     with s3_server(folder / "s3") as s3:
         port, *others = free_ports(3)
-        run_ = Training(JOB, folder, f"s3://{BUCKET}/demo", port, 500, s3.environment())
+        run_ = Training(JOB, folder, f"s3://{BUCKET}/demo", port, 60, s3.environment())
         run_.pack()
-        began = time.time()
         with submitted(run_), watched(folder / "p", 30, run_, (others[0], others[1])) as server:
             live(run_)
-            end = time.time()
+            began, end = run_.lines()[0]["at"] - 5, time.time()
             for board in BOARDS:
                 document = json.loads((FOLDER / f"{board.uid}.json").read_text())
                 back_s = {training.UID: end - began, budget.UID: 30 * 86400}.get(board.uid, 7200)
-                span = Span(end - back_s, end, SCRAPE_S if back_s < 3600 else 60)
+                span = Span(end - back_s, end, 4 * SCRAPE_S if back_s < 3600 else 60)
                 chosen = choose(server, document, span)
                 if board.uid == training.UID:
                     chosen["training_job"] = JOB
@@ -93,13 +92,10 @@ def drawn(folder: Path) -> Iterator[str]:
 
 def live(run_: Training) -> None:
     """Lets it train, lose a worker, and grow."""
-    run_.wait_for("evaluate", 2)
-    run_.kill_worker()
-    run_.wait_for("start", 2)
-    run_.wait_for("evaluate", 5, timeout_s=300)
-    run_.scale(3)
-    run_.wait_for("start", 3)
-    run_.wait_for("evaluate", 8, timeout_s=300)
+    for evaluations, change in ((8, run_.kill_worker), (18, lambda: run_.scale(3))):
+        run_.wait_for("evaluate", evaluations, timeout_s=300)
+        change()
+    run_.wait_for("evaluate", 40, timeout_s=300)
 
 
 def draw(

@@ -175,6 +175,7 @@ HEALTH = Row(
             "stat",
             6,
             red_above=(1, 10),
+            shown="value_and_name",
             no_value="none",
             empty=NO_KUBE,
         ),

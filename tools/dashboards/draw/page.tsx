@@ -84,7 +84,7 @@ function Graph({ panel, series, width, height }) {
 function Stat({ panel, series, width, height }) {
   const shown = series.map((each, index) => {
     const made = field(panel, each.name, each.values, FieldType.number, index, overridden(panel, 'byFrameRefID', each.refId, 'unit'));
-    return { ...made.display(each.values[0]), title: series.length > 1 || panel.options.textMode === 'name' ? each.name : undefined };
+    return { ...made.display(each.values[0]), title: series.length > 1 || panel.options.textMode !== 'auto' ? each.name : undefined };
   });
   return (
     <div style={{ display: 'flex', width, height }}>
@@ -99,7 +99,7 @@ function Stat({ panel, series, width, height }) {
           colorMode={BigValueColorMode.Value}
           graphMode={BigValueGraphMode.None}
           justifyMode={BigValueJustifyMode.Auto}
-          textMode={panel.options.textMode === 'name' ? BigValueTextMode.Name : shown.length > 1 ? BigValueTextMode.ValueAndName : BigValueTextMode.Value}
+          textMode={panel.options.textMode !== 'auto' ? panel.options.textMode : shown.length > 1 ? BigValueTextMode.ValueAndName : BigValueTextMode.Value}
         />
       ))}
     </div>
