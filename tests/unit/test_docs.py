@@ -196,11 +196,7 @@ def test_modules_that_are_called_exist(page: str) -> None:
 def test_flags_between_backticks_exist(page: str) -> None:
     known = {flag for command in verbs().values() for flag in flags_of(command)}
     known |= set(pack._parser()._option_string_actions)
-    foreign = {
-        "--resume",
-        "--batch-size",
-        "--metric-labels-allowlist",
-    }  # timm's, kube-state-metrics'
+    foreign = {"--resume", "--batch-size", "--metric-labels-allowlist"}  # others'
     for span in spans(page):
         if span.startswith("--"):
             named = {word.partition("=")[0] for word in span.split() if word.startswith("--")}

@@ -63,6 +63,12 @@ EVALUATION = growth("trainer_evaluation_seconds_total")
 HITS = growth("trainer_shard_hits_total")
 DOWNLOADS = growth("trainer_shard_downloads_total")
 GPUS = f"sum by (training_job) (launcher:job_gpus:sum{{{JOB}}})"
+NONE = f"on (training_job) 0 * {UPDATE}"
+"""Before the first checkpoint or evaluation there is no series of them."""
+BUSY = (
+    f"{UPDATE} + on (training_job) ({BLOCKED} or {NONE})"
+    f" + on (training_job) ({EVALUATION} or {NONE})"
+)
 PRODUCTIVE = f"({UPDATE} - on (training_job) {WAIT}) * on (training_job) {WORLD}"
 
 IN_PLACE = "shards of a folder are read in place, without the node's cache"
@@ -569,10 +575,8 @@ GOODPUT = Row(
                 Query(f"{BLOCKED} * on (training_job) {WORLD}", "{{training_job}} checkpoint"),
                 Query(f"{EVALUATION} * on (training_job) {WORLD}", "{{training_job}} evaluation"),
                 Query(
-                    (
-                        f"clamp_min({GPUS} - on (training_job) ({UPDATE} + on "
-                        f"(training_job) {BLOCKED}) * on (training_job) {WORLD}, 0)"
-                    ),
+                    f"clamp_min({GPUS} - on (training_job) ({BUSY}) * on (training_job) {WORLD}, 0)"
+                    f" or on (training_job) {GPUS}",
                     "{{training_job}} start-up and idle",
                 ),
             ),
