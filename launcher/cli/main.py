@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from launcher.cli import (
+    budget,
     calibrate,
     changes,
     completion,
@@ -81,6 +82,7 @@ def options(
 for group in (submit, jobs, changes, inspect, results, plan, calibrate, usage, doctor, controller):
     group.register(app)
 completion.register(app)
+app.add_typer(budget.app, name="budget")
 app.add_typer(config.app, name="config")
 
 

@@ -63,7 +63,18 @@ ACCESS_REVIEW = Kind(
 
 KINDS = {
     (kind.version, kind.name): kind
-    for kind in (PYTORCHJOB, TRAINJOB, RUNTIME, JOB, SERVICE, POD, EVENT, LEASE, WORKLOAD)
+    for kind in (
+        PYTORCHJOB,
+        TRAINJOB,
+        RUNTIME,
+        JOB,
+        SERVICE,
+        POD,
+        EVENT,
+        LEASE,
+        WORKLOAD,
+        BUDGET,
+    )
 }
 
 

@@ -339,6 +339,64 @@ def test_a_hold_goes_with_its_job(
         assert status(api)["usedGPUMilliseconds"] > 0
 
 
+def test_budgets_are_made_changed_and_shown(api: Api, cli: Cli) -> None:
+    assert "nothing to set" in cli.fails(2, "budget", "set", "webvision")
+    assert "no budget 'webvision'; there are: none" in cli.fails(3, "budget", "show", "webvision")
+    made = ("budget", "set", "webvision", "--gpu-days", "500", "--until", "2027-06-01")
+    assert cli.out(*made) == "webvision\n"
+    code, out, said = cli("budget", "set", "webvision", "--mode", "hard", "--grace", "5m")
+    assert (code, out) == (0, "webvision\n")
+    assert "mode: safe -> hard" in said
+    assert "graceSeconds: 600 -> 300" in said
+    spec = api.get(BUDGET, "webvision")["spec"]
+    assert (spec["gpuDays"], spec["period"]["until"]) == (500, "2027-06-01T00:00:00Z")
+    assert "shrink needs mode: hard" in cli.fails(
+        1, "budget", "set", "webvision", "--mode", "soft", "--on-exhaustion", "shrink"
+    )
+    accounted(api, used_ms=189 * DAY_MS)
+    shown = json.loads(cli.out("budget", "show", "-o", "json"))["budgets"]
+    assert [each["name"] for each in shown] == ["webvision"]
+    assert "hard, suspend, grace 300 s" in cli.out("budget", "show", "webvision")
+    assert cli.out("budget", "show", "-o", "name") == "budget.launcher.dev/webvision\n"
+
+
+def test_time_is_kept_free_for_a_job_to_come(api: Api, cli: Cli) -> None:
+    make_budget(api, gpuDays=10)
+    accounted(api)
+    kept = ("budget", "reserve", "webvision", "--job", "final")
+    cli.out(*kept, "--gpus", "4", "--for", "2d")
+    flags = (*GIVEN, "--gpus", "4", "--min-gpus", "4", "--deadline", "2d")
+    assert "has 2.0 GPU-days left" in cli.fails(4, *flags, "--name", "other")
+    cli.out(*flags, "--name", "final")
+    assert [each["job"] for each in status(api)["holds"]] == ["final"]
+    cli.out(*kept, "--release")
+    assert "reserves nothing for a job 'final'" in cli.fails(3, *kept, "--release")
+
+
+def test_what_is_given_back_is_given_back_once(
+    api: Api,
+    cli: Cli,
+    keeping: Callable[[], contextlib.AbstractContextManager[Process]],
+    tmp_path: Path,
+) -> None:
+    make_budget(api, gpuDays=10)
+    given = ("budget", "refund", "webvision", "--gpu-days", "1.5", "--reason", "node lost", "--yes")
+    first = cli.out(*given)
+    code, again, said = cli(*given)
+    assert (code, again, "is there already" in said) == (0, first, True)
+    assert cli.out(*given, "--id", "another") == "another\n"
+    with keeping():
+        wait_accounted(api)
+        until(lambda: status(api)["usedGPUMilliseconds"] == -3 * DAY_MS, "both are given back")
+        assert {each.refund_id for each in stored(tmp_path / "ledger").refunds()} == {
+            first.strip(), "another"
+        }  # fmt: skip
+    ledger_of = ("--ledger", str(tmp_path / "ledger"), "--cluster", CLUSTER)
+    told = json.loads(cli.out("budget", "history", "webvision", *ledger_of, "-o", "json"))
+    assert [each["gpu_ms"] for each in told["changes"]] == [-DAY_MS * 3 // 2] * 2
+    assert "never at this rate" in cli.out("budget", "show", "webvision", *ledger_of)
+
+
 def _policy(api: Api, name: str) -> dict[str, Any]:
     found: dict[str, Any] = api.get(PYTORCHJOB, name)["spec"]["runPolicy"]
     return found
