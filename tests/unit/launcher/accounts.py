@@ -121,8 +121,8 @@ class Writer:
     def __init__(self, server: Server, address: object, **pace: Any) -> None:
         self.is_leading = True
         self.store = Faulty(open_store(str(address), read_timeout_s=2, attempts=1))
-        pace = {"turn_s": 0.0, "retry_most_s": 0.0, "release_again_s": 0.0} | pace
-        pace = {"extend_s": 0.0, "compact_s": 1e9} | pace
+        at_once = dict.fromkeys(("turn_s", "retry_most_s", "release_again_s", "extend_s"), 0.0)
+        pace = at_once | {"compact_s": 1e9} | pace
         self.accounting = Accounting(
             self.store, "c", server.clock, Pace(**pace), server, lambda: self.is_leading
         )
