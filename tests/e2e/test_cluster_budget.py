@@ -1,0 +1,84 @@
+"""A hard budget on a real node: a run is ended in time, saved, and goes on once there is more."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from launcher.budget.budgets import DAY_MS
+from launcher.budget.objects import EXHAUSTED, condition_of, is_accounted, written_at_ms
+from launcher.cluster.client import Api
+from launcher.cluster.kinds import BUDGET, Object
+from launcher.cluster.transport import connect
+from tests.cluster import controllers
+from tests.cluster.controllers import until
+from tests.cluster.ledgers import CLUSTER, stored
+from tests.cluster.tools import ROOT
+from tests.e2e.accounts import exactly_once, lost
+from tests.e2e.chaos import calm
+from tests.e2e.cluster_runs import ClusterRun
+from tests.e2e.runs import launcher
+
+EPOCHS = 30
+GPUS = 2
+GRACE_S, LIMIT_S = 30, 120
+"""GPU-seconds: the end begins when half of them are used, as two GPUs may take the rest to save."""
+NAME = "e2e-hard"
+
+
+@pytest.fixture
+def charged(
+    make_cluster_run: Callable[..., ClusterRun], tmp_path: Path
+) -> Iterator[tuple[ClusterRun, Path]]:
+    """A run on a hard budget, and the folder of the ledger that a controller keeps."""
+    run = make_cluster_run("charged", f"--budget={NAME}", workers=(GPUS, GPUS, GPUS), epochs=EPOCHS)
+    plane, ledger = run.cluster.plane, tmp_path / "ledger"
+    plane.kubectl("apply", "--server-side", "-f", str(ROOT / "k8s/crds/budgets.launcher.dev.yaml"))
+    plane.kubectl(
+        "wait", "--for=condition=Established", "crd/budgets.launcher.dev", "--timeout=60s"
+    )
+    controllers.install(plane, tmp_path / "kubeconfig")
+    days = str(LIMIT_S / 86_400)
+    launcher("budget", "set", NAME, "--gpu-days", days, "--mode", "hard", "--grace", f"{GRACE_S}s")
+    flags = ("--ledger", str(ledger), "--cluster", CLUSTER, "--node-grace", "60s")
+    try:
+        with controllers.controller(tmp_path / "kubeconfig", run.namespace, "own", *flags):
+            yield run, ledger
+            run.kubectl("delete", "pytorchjob", run.name, "--ignore-not-found", "--timeout=60s")
+            until(lambda: not run.pods(), "the ledger has let every pod go")
+    finally:
+        plane.kubectl("delete", "budgets.launcher.dev", NAME)
+        plane.kubectl("delete", "namespace", controllers.SYSTEM, "--timeout=60s")
+
+
+def test_a_hard_budget_ends_a_run_in_time_and_it_goes_on(charged: tuple[ClusterRun, Path]) -> None:
+    run, ledger = charged
+    api = Api(connect(), run.namespace)
+
+    def budget() -> Object:
+        return api.get(BUDGET, NAME)
+
+    until(lambda: is_accounted(budget()) and written_at_ms(budget()), "accounted")
+    run.submit()
+    calm(run, GPUS)
+    until(lambda: run.status()["state"] == "Suspended" and not run.pods(), "suspended", 120)
+    status = run.status()
+    assert f'budget "{NAME}" is' in status["reason"]
+    used_s = stored(ledger).used(NAME) / 1000
+    print(f"used {used_s:.0f} of {LIMIT_S} GPU-seconds; at most {LIMIT_S + GRACE_S * GPUS}")
+    assert LIMIT_S - GRACE_S * GPUS <= used_s <= LIMIT_S + GRACE_S * GPUS
+
+    launcher("budget", "set", NAME, "--gpu-days", "10")
+    until(lambda: budget()["status"]["gpuDays"]["remaining"] > 9, "there is more")
+    run.launcher("resume")
+    run.finished("240s")
+    assert run.status()["state"] == "Succeeded"
+    exactly_once(run, EPOCHS)
+    assert set(lost(run).values()) == {0}, "it saved before it left"
+    told = condition_of(budget(), EXHAUSTED)
+    assert told is not None
+    assert told["status"] == "False"
+    spent_ms = stored(ledger).used(NAME)
+    assert used_s * 1000 < spent_ms < DAY_MS
