@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import shutil
+import time
 import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -331,6 +332,7 @@ def test_a_hold_goes_with_its_job(
         wait_accounted(api)
         cli.out(*GIVEN, "--gpus", "1", "--deadline", "20h", "--name", "brief")
         (pod,) = run_workers(api, "brief", 1)
+        time.sleep(1.1)  # its times are whole seconds
         hold = status(api)["holds"][0] | {"heldAt": "2026-01-01T00:00:00Z"}
         api.patch(BUDGET, "webvision", {"status": {"holds": [hold]}}, subresource="status")
         api.delete(PYTORCHJOB, "brief")
