@@ -17,12 +17,14 @@ CRD = ROOT / "k8s/crds/budgets.launcher.dev.yaml"
 
 
 @pytest.fixture(scope="module")
-def budgets(plane: ControlPlane) -> ControlPlane:
+def budgets(plane: ControlPlane) -> Iterator[ControlPlane]:
+    """The control plane with the definition, for as long as it is wanted."""
     plane.kubectl("apply", "--server-side", "-f", str(CRD))
     plane.kubectl(
         "wait", "--for=condition=Established", "crd/budgets.launcher.dev", "--timeout=60s"
     )
-    return plane
+    yield plane
+    plane.kubectl("delete", "crd", "budgets.launcher.dev")
 
 
 @pytest.fixture(autouse=True)

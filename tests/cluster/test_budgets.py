@@ -36,14 +36,16 @@ GIVEN = (
 
 
 @pytest.fixture(scope="module")
-def budgets(plane: ControlPlane) -> ControlPlane:
-    """The control plane with the definition of Budget and a ServiceAccount of the controller."""
+def budgets(plane: ControlPlane) -> Iterator[ControlPlane]:
+    """The control plane with the definition of Budget, for as long as it is wanted, and a
+    ServiceAccount of the controller."""
     install(plane, plane.folder / "controller.yaml")
     plane.kubectl("apply", "--server-side", "-f", str(ROOT / "k8s/crds/budgets.launcher.dev.yaml"))
     plane.kubectl(
         "wait", "--for=condition=Established", "crd/budgets.launcher.dev", "--timeout=60s"
     )
-    return plane
+    yield plane
+    plane.kubectl("delete", "crd", "budgets.launcher.dev")
 
 
 @pytest.fixture
