@@ -123,11 +123,26 @@ def test_a_watch_outlives_the_api_server(own: ControlPlane, api: Api) -> None:
         assert sorted(told) == ["ADDED c me", "ADDED end me", "DELETED b me", "MODIFIED a you"]
 
 
+def pause(process: int) -> None:
+    """Returns once each of its threads stands still: on a busy machine they go on for a moment."""
+    os.kill(process, signal.SIGSTOP)
+    threads = Path(f"/proc/{process}/task")
+
+    def are_still() -> bool:
+        stats = [(each / "stat").read_text() for each in threads.iterdir()]
+        return all(stat.rpartition(")")[2].split()[0] == "T" for stat in stats)
+
+    ends_at = time.monotonic() + 10
+    while not are_still():
+        assert time.monotonic() < ends_at, "it goes on"
+        time.sleep(0.01)
+
+
 def test_a_request_outlasts_an_etcd_that_hangs(own: ControlPlane, api: Api) -> None:
     etcd = own.parts["etcd"].process.pid
     with Listener(api) as listener:
         listener.until("listed")
-        os.kill(etcd, signal.SIGSTOP)
+        pause(etcd)
         timer = threading.Timer(20, os.kill, (etcd, signal.SIGCONT))
         timer.start()
         try:
