@@ -120,7 +120,7 @@ class Writer:
 
     def __init__(self, server: Server, address: object, **pace: Any) -> None:
         self.is_leading = True
-        self.store = Faulty(open_store(str(address), read_timeout_s=2, attempts=1))
+        self.store = Faulty(open_store(str(address), read_timeout_s=30, attempts=1))
         at_once = dict.fromkeys(("turn_s", "retry_most_s", "release_again_s", "extend_s"), 0.0)
         pace = at_once | {"compact_s": 1e9} | pace
         self.accounting = Accounting(
