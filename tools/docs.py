@@ -145,6 +145,17 @@ def metrics() -> str:
     return _table(("metric", "type", "meaning"), rows)
 
 
+def controllers_metrics() -> str:
+    """The controller's Prometheus metrics."""
+    from launcher.controller.metric_table import TABLE
+
+    rows = [
+        (f"`{name}`", entry.kind, " ".join(f"`{each}`" for each in entry.labels), entry.help)
+        for name, entry in TABLE.items()
+    ]
+    return _table(("metric", "type", "labels", "meaning"), rows)
+
+
 def values() -> str:
     """The chart's values, each with its default and the sentence above it."""
     import json
@@ -235,6 +246,7 @@ PARTS: dict[str, Callable[[], str]] = {
     "commands": commands,
     "exit-codes": exit_codes,
     "metrics": metrics,
+    "controllers-metrics": controllers_metrics,
     "recipes": recipes,
     "values": values,
     "layout": layout,

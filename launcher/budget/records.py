@@ -100,7 +100,48 @@ class Refund:
     pod_uid: str = ""
 
 
-Record = Interval | Refund
+@dataclass(frozen=True, slots=True)
+class Effort:
+    """What a job's GPU time was spent on so far, in GPU-milliseconds.
+
+    What its pods are counted beyond that has not been told apart yet.
+    """
+
+    job_uid: str
+    cluster: str
+    budget: str
+    namespace: str
+    job: str
+    good_ms: int = 0
+    """In updates that were not lost again, and in evaluations."""
+    startup_ms: int = 0
+    """Until the first update of each process."""
+    data_wait_ms: int = 0
+    checkpoint_ms: int = 0
+    """Standing still for one."""
+    recompute_ms: int = 0
+    """In updates that had been done before, since the last checkpoint."""
+    idle_ms: int = 0
+    """All else."""
+
+    @property
+    def total_ms(self) -> int:
+        return self.good_ms + sum(self.wasted().values())
+
+    def wasted(self) -> dict[str, int]:
+        """By reason."""
+        return {reason: getattr(self, f"{reason}_ms") for reason in WASTE}
+
+
+WASTE = ("startup", "data_wait", "checkpoint", "recompute", "idle")
+"""Reasons why GPU time does not train."""
+
+Record = Interval | Refund | Effort
+
+
+def joined(one: Effort, other: Effort) -> Effort:
+    """What is known of a job's effort by both records together: each part only grows."""
+    return Effort(*map(max, astuple(one), astuple(other)))
 
 
 def merge(one: Interval, other: Interval) -> Interval:
@@ -173,6 +214,10 @@ def parse(content: Mapping[str, Any]) -> Record:
             refund = Refund(**content)
             _check(refund)
             return refund
+        if "good_ms" in content:
+            effort = Effort(**content)
+            _check(effort)
+            return effort
         owner = Owner(**{name: content[name] for name in _OWNER_NAMES})
         rest = {name: value for name, value in content.items() if name not in _OWNER_NAMES}
         interval = Interval(owner=owner, **rest)

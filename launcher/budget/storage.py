@@ -185,6 +185,7 @@ class LedgerStore:
             "interval": ["owner", *_INTERVAL],
             "intervals": intervals,
             "refunds": [described(each) for each in self.ledger.refunds()],
+            "efforts": [described(each) for each in self.ledger.efforts()],
         }
         return json.dumps(content, separators=(",", ":")).encode()
 
@@ -205,8 +206,8 @@ def _parse_snapshot(data: bytes, address: str) -> tuple[Ledger, list[str]]:
         for index, *values in content["intervals"]:
             facts: dict[str, Any] = dict(zip(names, values, strict=True))
             ledger.add(parse(owners[index] | facts))
-        for refund in content["refunds"]:
-            ledger.add(parse(refund))
+        for each in (*content["refunds"], *content.get("efforts", ())):
+            ledger.add(parse(each))
         return ledger, list(content["segments"])
     except (ValueError, KeyError, TypeError, IndexError) as error:
         raise BrokenLedger(f"{address}: {type(error).__name__}: {error}") from error

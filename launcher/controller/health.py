@@ -1,4 +1,4 @@
-"""What the kubelet asks, and a few counters, over HTTP."""
+"""What the kubelet and Prometheus ask over HTTP, and a count of what was done."""
 
 from __future__ import annotations
 
@@ -10,27 +10,19 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 
 class Counters:
-    """What was done so far, by reason, and how it stands now."""
+    """What was done so far, by reason."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._done: Counter[str] = Counter()
-        self.gauges: dict[str, float] = {}
 
     def count(self, reason: str) -> None:
         with self._lock:
             self._done[reason] += 1
 
-    def text(self) -> str:
-        """In Prometheus' text format."""
+    def by_reason(self) -> dict[str, int]:
         with self._lock:
-            done, gauges = sorted(self._done.items()), sorted(self.gauges.items())
-        lines = ["# TYPE launcher_controller_actions_total counter"]
-        lines += [f'launcher_controller_actions_total{{reason="{k}"}} {v}' for k, v in done]
-        for name, value in gauges:
-            lines += [f"# TYPE launcher_controller_{name} gauge"]
-            lines += [f"launcher_controller_{name} {value:g}"]
-        return "\n".join(lines) + "\n"
+            return dict(sorted(self._done.items()))
 
 
 Answer = Callable[[], tuple[int, str]]

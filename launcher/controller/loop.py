@@ -22,6 +22,8 @@ from launcher.controller.accounting import Accounting, Pace
 from launcher.controller.act import Hands, NotLeading
 from launcher.controller.brief import brief
 from launcher.controller.decide import decide
+from launcher.controller.efforts import Efforts
+from launcher.controller.exporter import Exporter
 from launcher.controller.finalizers import Pods
 from launcher.controller.health import Counters
 from launcher.controller.lease import REQUEST_TIMEOUT_S, RETRY_S, Elector
@@ -92,6 +94,13 @@ class Controller:
         lease_api = self._brief_api(settings.lease_namespace, 0)
         self.elector = Elector(lease_api, settings.lease_name, settings.identity)
         self.accounting = self._make_accounting()
+        self._efforts = self._treasurer = None
+        if self.accounting is not None:
+            self._efforts = Efforts(self.accounting)
+            self._treasurer = self._make_treasurer(self.accounting)
+        self._exporter = Exporter(
+            self._store, self.counters, self._standing, self.accounting, self._treasurer
+        )
 
     # -- for whoever runs it
 
@@ -158,13 +167,8 @@ class Controller:
         return (200, "ok\n") if self._is_synced else (503, "the first lists are not there yet\n")
 
     def metrics(self) -> tuple[int, str]:
-        """The counters."""
-        self.counters.gauges = {
-            "leading": float(self.elector.is_leading),
-            "jobs": float(len(self._store.jobs())),
-            "due": float(len(self._queued)),
-        }
-        return 200, self.counters.text()
+        """What metric_table says, in Prometheus' text format."""
+        return 200, self._exporter.text()
 
     # -- the loop
 
@@ -279,9 +283,15 @@ class Controller:
         self._scraping.discard(key)
         if not future.cancelled() and future.exception() is None:
             self._readings[key] = (time.time(), future.result())
+            if self._efforts is not None and (told := future.result().told) is not None:
+                self._efforts.hear(key, told)
             self._enqueue(key)
 
     # -- small things
+
+    def _standing(self) -> tuple[bool, int]:
+        """Whether it leads, and how many jobs wait to be looked at."""
+        return self.elector.is_leading, len(self._queued)
 
     def _make_watches(self) -> list[Watch]:
         wanted = [(NODE, "", "")]
@@ -292,30 +302,34 @@ class Controller:
 
     def _start_writers(self, stopping: threading.Event) -> list[threading.Thread]:
         """The threads of the ledger, if there is one."""
-        if self.accounting is None:
+        if self.accounting is None or self._treasurer is None or self._efforts is None:
             return []
-        api = self._brief_api("", WRITE_PATIENCE_S)
         accounted = Accounted(
-            api, self.accounting, self.settings.has_finalizers, lambda: self.elector.is_leading
+            self._brief_api("", WRITE_PATIENCE_S),
+            self.accounting,
+            self.settings.has_finalizers,
+            lambda: self.elector.is_leading,
         )
+        duties = {
+            "ledger": self.accounting.run,
+            "accounted": accounted.run,
+            "budgets": self._treasurer.run,
+            "efforts": self._efforts.run,
+        }
         writers = [
-            threading.Thread(target=self.accounting.run, args=(stopping,), name="ledger"),
-            threading.Thread(target=accounted.run, args=(stopping,), name="accounted"),
-            threading.Thread(
-                target=self._make_treasurer(api).run, args=(stopping,), name="budgets"
-            ),
+            threading.Thread(target=run, args=(stopping,), name=name)
+            for name, run in duties.items()
         ]
         for writer in writers:
             writer.start()
         return writers
 
-    def _make_treasurer(self, api: Api) -> Treasurer:
-        assert self.accounting is not None, "figures come from the ledger"
+    def _make_treasurer(self, accounting: Accounting) -> Treasurer:
         namespaces = self.settings.namespaces
         return Treasurer(
-            api,
+            self._brief_api("", WRITE_PATIENCE_S),
             self._store,
-            self.accounting,
+            accounting,
             self._hands_of,
             self.counters.count,
             lambda namespace: "" in namespaces or namespace in namespaces,

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from launcher.cluster.fields import held
+from launcher.cluster.fields import held, labels_of
 from launcher.cluster.kinds import Object
 from launcher.controller.memory import Memory, Progress, Worker, read
 from launcher.controller.view import (
@@ -23,6 +23,7 @@ from launcher.controller.view import (
     index_of,
     seconds,
 )
+from launcher.spec import BUDGET_LABEL
 
 READ_EVERY_S = 30.0
 """While all is well with a job: a second try is left before a reading is too old to count."""
@@ -50,7 +51,8 @@ def observe(memory: Memory, view: View, now: float) -> Memory:
 
 
 def is_reading_due(view: View, age_s: float = float("inf")) -> bool:
-    """Whether the metrics are to be read: workers have failed of late, or hangs are looked for.
+    """Whether the metrics are to be read: workers have failed of late, hangs are looked for, or a
+    budget pays and wants to know for what.
 
     age_s: of the last reading.
     """
@@ -58,7 +60,9 @@ def is_reading_due(view: View, age_s: float = float("inf")) -> bool:
         return False
     if read(view.notes).restart_times:
         return True
-    return bool(view.hang_s) and age_s >= min(READ_EVERY_S, view.hang_s / READINGS_A_HANG)
+    if view.hang_s:
+        return age_s >= min(READ_EVERY_S, view.hang_s / READINGS_A_HANG)
+    return BUDGET_LABEL in labels_of(view.job) and age_s >= READ_EVERY_S
 
 
 def elapsed_s(memory: Memory, now: float) -> float:

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Self
 
+from launcher.budget.goodput import Told
 from launcher.controller.store import Key
 from launcher.controller.view import UNREACHABLE, Reading
 
@@ -30,7 +31,19 @@ PAUSE_S, MOST_PAUSES = 10.0, 12
 """A silent job is asked again after one pause, two, four, …, MOST_PAUSES."""
 UPDATES = "trainer_updates_total"
 STAMP = "trainer_update_last_timestamp_seconds"
-_LINE = re.compile(rf"^({UPDATES}|{STAMP})(?:{{[^}}]*}})? ([-+.eE0-9]+)", re.MULTILINE)
+EFFORT = {
+    "generation": "trainer_generation",
+    "updates": "trainer_update_duration_seconds_count",
+    "update_s": "trainer_update_seconds_total",
+    "data_wait_s": "trainer_data_wait_seconds_total",
+    "evaluation_s": "trainer_evaluation_seconds_total",
+    "checkpoint_s": "trainer_checkpoint_blocked_seconds_total",
+    "lost_updates": "trainer_lost_updates",
+}
+"""Fields of Told, and the trainer's metrics. The counted updates are those of its process alone."""
+_LINE = re.compile(
+    rf"^({'|'.join((UPDATES, STAMP, *EFFORT.values()))})(?:{{[^}}]*}})? ([-+.eE0-9]+)", re.MULTILINE
+)
 
 
 @dataclass(frozen=True)
@@ -133,11 +146,14 @@ class Scraper:
 
 
 def parse(text: str) -> Reading:
-    """The two figures of Prometheus' text format; 0 for one that is not there."""
+    """The figures of Prometheus' text format; 0 for one that is not there."""
     found: dict[str, float] = {}
     for name, value in _LINE.findall(text):
         found[name] = max(found.get(name, 0.0), float(value))
-    return Reading(found.get(UPDATES, 0.0), found.get(STAMP, 0.0))
+    told = None
+    if EFFORT["generation"] in found:
+        told = Told(**{field: found.get(name, 0.0) for field, name in EFFORT.items()})
+    return Reading(found.get(UPDATES, 0.0), found.get(STAMP, 0.0), told)
 
 
 async def _get(address: str) -> bytes:

@@ -46,7 +46,7 @@ from launcher.status import ENDED
 
 logger = logging.getLogger(__name__)
 
-LOOK_S = 5.0
+LOOK_S, READY_LOOK_S = 5.0, 0.5
 FIGURES_EVERY_S = 60.0
 """Figures are written so often though nothing has changed: who submits sees that somebody does."""
 HELD_LEAST_MS = 60_000
@@ -75,8 +75,8 @@ class Treasurer:
         """As last looked at; nothing while another leads."""
 
     def run(self, stopping: threading.Event) -> None:
-        """Looks until `stopping`."""
-        while not stopping.wait(LOOK_S):
+        """Looks until `stopping`; at once when it has come to lead."""
+        while not stopping.wait(LOOK_S if self._accounting.is_ready else READY_LOOK_S):
             self.look()
 
     def look(self) -> None:

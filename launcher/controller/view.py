@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from launcher.budget.goodput import Told
 from launcher.cluster import marks
 from launcher.cluster.fields import held, labels_of, trainer_statuses
 from launcher.cluster.kinds import Object
@@ -28,6 +29,8 @@ class Reading:
     updates: float
     stamp: float
     """When the trainer made its last update, by its own clock; 0: none yet."""
+    told: Told | None = None
+    """What its time was spent on; None: the trainer does not say."""
 
 
 UNREACHABLE = Reading(-1, -1)
