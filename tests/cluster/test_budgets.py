@@ -6,7 +6,6 @@ import contextlib
 import json
 import shutil
 import time
-import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -19,13 +18,13 @@ from launcher.budget.budgets import DAY_MS
 from launcher.budget.objects import iso
 from launcher.cluster import connect, jobs_on, ledger
 from launcher.cluster.client import Api
-from launcher.cluster.kinds import BUDGET, EVENT, POD, PYTORCHJOB, Object
+from launcher.cluster.kinds import BUDGET, EVENT, PYTORCHJOB, Object
 from launcher.cluster.objects import pods_of
+from tests.cluster.budgeted import defined, make_budget, namespace, status, wait_accounted
 from tests.cluster.cli import Cli
 from tests.cluster.control_plane import ControlPlane
-from tests.cluster.controllers import Process, controller, install, objects_of, until
-from tests.cluster.ledgers import CLUSTER, end_pod, living_node, start_pod, stored
-from tests.cluster.tools import ROOT
+from tests.cluster.controllers import Process, controller, objects_of, until
+from tests.cluster.ledgers import CLUSTER, end_pod, start_pod, stored
 
 HOUR_MS = 3_600_000
 GIVEN = (
@@ -37,33 +36,16 @@ GIVEN = (
 
 @pytest.fixture(scope="module")
 def budgets(plane: ControlPlane) -> Iterator[ControlPlane]:
-    """The control plane with the definition of Budget, for as long as it is wanted, and a
-    ServiceAccount of the controller."""
-    install(plane, plane.folder / "controller.yaml")
-    plane.kubectl("apply", "--server-side", "-f", str(ROOT / "k8s/crds/budgets.launcher.dev.yaml"))
-    plane.kubectl(
-        "wait", "--for=condition=Established", "crd/budgets.launcher.dev", "--timeout=60s"
-    )
-    yield plane
-    plane.kubectl("delete", "crd", "budgets.launcher.dev")
+    with defined(plane):
+        yield plane
 
 
 @pytest.fixture
 def api(budgets: ControlPlane, monkeypatch: pytest.MonkeyPatch) -> Iterator[Api]:
     """The administrator, in a new namespace, with a node that has GPUs."""
-    name = f"test-{uuid.uuid4().hex[:8]}"
-    budgets.kubectl("create", "namespace", name)
     monkeypatch.setenv("KUBECONFIG", str(budgets.kubeconfig))
-    made = connect("", name)
-    with living_node(made):
+    with namespace(budgets) as made:
         yield made
-        budgets.kubectl("delete", "budgets.launcher.dev", "--all")
-        for job in made.listing(PYTORCHJOB).items:
-            made.delete(PYTORCHJOB, job["metadata"]["name"])
-        for pod in made.listing(POD).items:
-            ledger.release(made, pod)
-            made.delete(POD, pod["metadata"]["name"], grace_s=0)
-        budgets.kubectl("delete", "namespace", name, "--wait=false")
 
 
 @pytest.fixture
@@ -89,31 +71,6 @@ def keeping(
         return controller(config, api.namespace, "one", *flags)
 
     return keep
-
-
-def make_budget(api: Api, name: str = "webvision", **spec: Any) -> None:
-    api._ask("POST", BUDGET, "", body={
-        "apiVersion": "launcher.dev/v1alpha1",
-        "kind": "Budget",
-        "metadata": {"name": name},
-        "spec": spec,
-    })  # fmt: skip
-
-
-def status(api: Api, name: str = "webvision") -> dict[str, Any]:
-    found: dict[str, Any] = api.get(BUDGET, name).get("status", {})
-    return found
-
-
-def wait_accounted(api: Api, name: str = "webvision") -> None:
-    """Waits until jobs may start on a budget."""
-
-    def look() -> bool:
-        told = status(api, name)
-        names = {each["type"] for each in told.get("conditions", ()) if each["status"] == "True"}
-        return "Accounted" in names and bool(told.get("asOf"))
-
-    until(look, f"budget {name} is accounted")
 
 
 def accounted(api: Api, name: str = "webvision", used_ms: int = 0) -> None:
