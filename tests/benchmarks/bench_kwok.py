@@ -21,11 +21,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from launcher.cluster import connect
+from launcher.cluster.client import Api
 from tests.benchmarks.fleet import WORKERS, Fleet, local_network, training
 from tests.benchmarks.table import Row
 from tests.cluster.cluster import make_cluster
 from tests.cluster.fake_nodes import FakeNodes
 from tests.cluster.operator import WEBHOOK
+from tests.cluster.tools import ROOT
 from tests.servers import S3Server, free_ports, s3_server
 
 SIZES = "250,500,1000"
@@ -55,6 +57,17 @@ class Figures:
 
 def measure() -> list[Row]:
     """Medians of whole processes; the larger number of jobs includes the smaller."""
+    with played() as (connected, env, port, own_port):
+        fleet = Fleet(*connected, port)
+        sizes = [int(size) for size in os.environ.get("KWOK_JOBS", SIZES).split(",")]
+        found = {size: _measured(fleet, size, env, port, own_port) for size in sizes}
+    return table(found)
+
+
+@contextlib.contextmanager
+def played() -> Iterator[tuple[tuple[Api, FakeNodes, S3Server], dict[str, str], int, int]]:
+    """A control plane whose nodes kwok plays and whose operator is stopped; the environment for
+    programs that use it; two free ports. $KUBECONFIG names it meanwhile."""
     with (
         tempfile.TemporaryDirectory(prefix="kwok-") as scratch,
         s3_server() as s3,
@@ -69,16 +82,15 @@ def measure() -> list[Row]:
             cluster.start()
             plane.kubectl("delete", "validatingwebhookconfiguration", WEBHOOK)  # the operator's
             plane.kill("training-operator")
+            crd = ROOT / "k8s/crds/budgets.launcher.dev.yaml"
+            plane.kubectl("apply", "--server-side", "-f", str(crd))
             nodes = FakeNodes(plane)
             nodes.start()
             os.environ["KUBECONFIG"] = env["KUBECONFIG"]
             port, own_port = free_ports(2)
-            fleet = Fleet(connect(), nodes, s3, port)
-            sizes = [int(size) for size in os.environ.get("KWOK_JOBS", SIZES).split(",")]
-            found = {size: _measured(fleet, size, env, port, own_port) for size in sizes}
+            yield (connect(), nodes, s3), env, port, own_port
         finally:
             cluster.stop()
-    return table(found)
 
 
 def _measured(fleet: Fleet, size: int, env: Mapping[str, str], port: int, own_port: int) -> Figures:
@@ -94,7 +106,7 @@ def _measured(fleet: Fleet, size: int, env: Mapping[str, str], port: int, own_po
         used, began = _cpu_s(process.pid), time.monotonic()
         time.sleep(WATCHED_S)
         cores = (_cpu_s(process.pid) - used) / (time.monotonic() - began)
-        controller_mb = _peak_mb(process.pid)
+        controller_mb = peak_mb(process.pid)
     found = Figures(list_s, list_mb, status_s, first_s, cores, controller_mb)
     print(f"{found}; load {os.getloadavg()[0]:.0f}", flush=True)
     return found
@@ -147,9 +159,9 @@ def run(env: Mapping[str, str], *arguments: str) -> tuple[float, float]:
 
 
 @contextlib.contextmanager
-def controller(env: Mapping[str, str], port: int) -> Iterator[subprocess.Popen[bytes]]:
+def controller(env: Mapping[str, str], port: int, *more: str) -> Iterator[subprocess.Popen[bytes]]:
     """A controller of all namespaces, with its defaults."""
-    flags = ("--all-namespaces", "--lease-namespace=default", f"--metrics-port={port}")
+    flags = ("--all-namespaces", "--lease-namespace=default", f"--metrics-port={port}", *more)
     process = subprocess.Popen([sys.executable, "-m", "launcher", "controller", *flags], env=env)
     try:
         yield process
@@ -184,7 +196,7 @@ def _cpu_s(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
-def _peak_mb(pid: int) -> float:
+def peak_mb(pid: int) -> float:
     status = Path(f"/proc/{pid}/status").read_text()
     peak = re.search(r"^VmHWM:\s+(\d+) kB$", status, re.MULTILINE)
     assert peak is not None

@@ -36,16 +36,19 @@ PODS_A_NODE = 200
 THREADS = 8
 NAMESPACE = "default"
 PATIENCE_S = 600.0
+_BEGAN = time.time()
 
 
 class Fleet:
     """job-0, job-1, … of WORKERS workers of one GPU each."""
 
-    def __init__(self, api: Api, nodes: FakeNodes, s3: S3Server, metrics_port: int) -> None:
+    def __init__(
+        self, api: Api, nodes: FakeNodes, s3: S3Server, metrics_port: int, budget: str = ""
+    ) -> None:
         self.api, self.nodes, self.size = api, nodes, 0
         _put_progress(s3)
         overrides = (f"log.metrics_port={metrics_port}", "job.gpus_per_worker=1")
-        given = GIVEN | {"checkpoints": f"s3://{BUCKET}/runs"}
+        given = GIVEN | {"checkpoints": f"s3://{BUCKET}/runs", "budget": budget}
         request = Request(model="resnet18", name="job", gpus=WORKERS, overrides=overrides, **given)
         self._objects = render(spec(request))
 
@@ -129,6 +132,9 @@ def _metrics() -> bytes:
     body = (
         f'trainer_updates_total{{run="r"}} {now:.0f}\n'
         f'trainer_update_last_timestamp_seconds{{run="r"}} {now:.3f}\n'
+        'trainer_generation{run="r"} 1\n'
+        f'trainer_update_duration_seconds_count{{run="r"}} {now - _BEGAN:.0f}\n'
+        f'trainer_update_seconds_total{{run="r"}} {now - _BEGAN:.3f}\n'
     ).encode()
     return b"HTTP/1.0 200 OK\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body)
 
