@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import json
+import re
 import shutil
 import signal
 import subprocess
+import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -25,7 +28,10 @@ from tests.cluster.controllers import controller, make_job, until
 from tests.cluster.ledgers import CLUSTER, end_pod, make_pod, start_pod, stored
 from tests.conftest import absent
 from tests.servers import free_ports
-from tools.dashboards.server import Unavailable, program
+from tools.dashboards.__main__ import FOLDER
+from tools.dashboards.queries import Span, choose, panels
+from tools.dashboards.queries import run as run_panels
+from tools.dashboards.server import Unavailable, program, prometheus, rules
 
 ALLOCATED = "launcher_gpu_allocated_seconds_total"
 Scrape = dict[str, dict[tuple[str, ...], float]]
@@ -115,7 +121,8 @@ def test_what_is_shown_is_what_is_stored_and_prometheus_tools_take_it(
     api: Api, cli: Cli, candidates: Candidates, tmp_path: Path
 ) -> None:
     make_budget(api, gpuDays=0.5)
-    make_budget(api, "another", gpuDays=2, mode="soft")
+    until_2030 = {"every": "once", "until": "2030-01-01T00:00:00Z"}
+    make_budget(api, "another", gpuDays=2, mode="soft", period=until_2030)
     with candidates.start("one") as (_, port):
         wait_accounted(api)
         job = make_job(api, "seen")
@@ -124,7 +131,8 @@ def test_what_is_shown_is_what_is_stored_and_prometheus_tools_take_it(
             until(lambda name=name: api.get(POD, name)["spec"].get("nodeName"), f"{name}'s node")
         for number in range(3):
             run(api, f"p{number}", 8, **{"launcher.dev/model": "senet154"})
-        run(api, "q", 2, **{"launcher.dev/budget": "another"})
+        for name in ("q", "r"):
+            run(api, name, 2, **{"launcher.dev/budget": "another"})
         refused = cli.fails(
             4,
             "submit", "--model", "resnet18", "--image", "registry.example/trainer:1",
@@ -155,14 +163,47 @@ def test_what_is_shown_is_what_is_stored_and_prometheus_tools_take_it(
         )
         assert found["launcher_gpu_budget_enforced"] == {budget: 1, (CLUSTER, "another"): 0}
         assert found["launcher_gpu_budget_refused_total"] == {(*budget, "OverBudget"): 1}
-        held = {(CLUSTER, "another", ""): 2, (CLUSTER, "", "train"): 3}
+        held = {(CLUSTER, "another", ""): 4, (CLUSTER, "", "train"): 3}
         assert found["launcher_gpus_allocated"] == held
-        assert found["launcher_ledger_open_intervals"] == {(CLUSTER,): 4}
+        assert found["launcher_ledger_open_intervals"] == {(CLUSTER,): 5}
         exhausted = found["launcher_gpu_budget_projected_exhaustion_timestamp_seconds"]
         assert set(exhausted) == {(CLUSTER, "another")}, "the others have no GPUs now"
         (about,) = found["launcher_job_info"]
         assert (about[0], about[2], about[3]) == (CLUSTER, job.name, api.namespace)
         check(page(port))
+        look_at_dashboard(tmp_path, port, lambda: end_pod(api, "q"))
+
+
+def look_at_dashboard(folder: Path, port: int, happen: Callable[[], None]) -> None:
+    """Every query of the budget's dashboard that asks for the controller's series gives some.
+
+    happen: something that moves a counter.
+    """
+    (own_port,) = free_ports(1)
+    document = json.loads((FOLDER / "launcher-gpu-budget.json").read_text())
+    recorded = rules(folder / "rules", 2.0)
+    try:
+        with prometheus(
+            folder / "prometheus", own_port, targets={"controller": f"127.0.0.1:{port}"},
+            rule_files=recorded, every_s=1.0,
+        ) as server:  # fmt: skip
+            time.sleep(WATCHED_S / 2)
+            happen()
+            time.sleep(WATCHED_S / 2)
+            span = Span(time.time() - WATCHED_S, time.time(), 1.0)
+            answers = list(run_panels(server, document, span, choose(server, document, span)))
+    except Unavailable as error:
+        absent(str(error))
+    assert [f"{each.where}: {each.error}" for each in answers if each.error] == []
+    own = [each for each in answers if not re.search(r"trainer_|kube_|DCGM_", each.expr)]
+    empty = {each.panel["title"] for each in own if not each.series}
+    assert empty == {panel["title"] for panel in panels(document)} & NOT_HERE, empty
+    assert len(own) > 20
+
+
+WATCHED_S = 20.0
+NOT_HERE = {"Waste by cause", "Goodput and refunds", "Top 10 jobs", "Ledger and cluster apart by"}
+"""No trainer tells its time here, nothing was refunded, and there is no kube-state-metrics."""
 
 
 def check(text: str) -> None:
