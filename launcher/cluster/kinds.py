@@ -47,6 +47,9 @@ LEASE = Kind("coordination.k8s.io/v1", "Lease", "leases")
 WORKLOAD = Kind("kueue.x-k8s.io/v1beta2", "Workload", "workloads")
 OLD_WORKLOAD = Kind("kueue.x-k8s.io/v1beta1", "Workload", "workloads")
 """Of Kueue before 0.15."""
+ADMISSION_CHECK = Kind(
+    "kueue.x-k8s.io/v1beta2", "AdmissionCheck", "admissionchecks", namespaced=False
+)
 BUDGET = Kind("launcher.dev/v1alpha1", "Budget", "budgets", namespaced=False)
 CRD = Kind(
     "apiextensions.k8s.io/v1",

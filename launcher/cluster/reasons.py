@@ -90,6 +90,10 @@ def of_workload(workload: Object) -> str:
         return "its Workload is deactivated; `launcher resume` activates it"
     if conditions.get("Admitted", {}).get("status") == "True":
         return ""
+    for check in workload.get("status", {}).get("admissionChecks", ()):
+        if check["state"] != "Ready" and reserved and reserved["status"] == "True":
+            said = _line(check.get("message", ""))
+            return f"it waits for the admission check {check['name']}" + (said and f": {said}")
     if reserved and reserved["status"] == "False" and reserved.get("message"):
         return f"the queue has no room: {_line(reserved['message'])}"
     if evicted and evicted["status"] == "True":

@@ -15,7 +15,7 @@ from launcher.budget.records import Effort, Interval, joined
 from launcher.controller.accounting import Accounting
 from launcher.errors import Unreachable
 
-SETTLE_S = 60.0
+SETTLE_S = 30.0
 KEPT_MS = 3_600_000
 """A job without pods may get new ones: so long the counters of its last process are remembered."""
 TOLD_MOST = 32

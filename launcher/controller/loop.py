@@ -21,6 +21,7 @@ from launcher.controller.accounted import Accounted
 from launcher.controller.accounting import Accounting, Pace
 from launcher.controller.act import Hands, NotLeading
 from launcher.controller.brief import brief
+from launcher.controller.checks import Checks
 from launcher.controller.decide import decide
 from launcher.controller.efforts import Efforts
 from launcher.controller.exporter import Exporter
@@ -310,11 +311,18 @@ class Controller:
             self.settings.has_finalizers,
             lambda: self.elector.is_leading,
         )
+        checks = Checks(
+            self._brief_api("", WRITE_PATIENCE_S),
+            self.accounting,
+            self.settings.namespaces,
+            self.counters.count,
+        )
         duties = {
             "ledger": self.accounting.run,
             "accounted": accounted.run,
             "budgets": self._treasurer.run,
             "efforts": self._efforts.run,
+            "checks": checks.run,
         }
         writers = [
             threading.Thread(target=run, args=(stopping,), name=name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import tomllib
@@ -243,3 +244,35 @@ def named(group: str, resource: str) -> str:
     """As kubectl writes it: pytorchjobs.kubeflow.org/scale."""
     name, slash, subresource = resource.partition("/")
     return f"{name}.{group}{slash}{subresource}" if group else resource
+
+
+def test_budgets_are_opted_into_for_the_queue(installed: ControlPlane, tmp_path: Path) -> None:
+    overlay, component = (
+        os.path.relpath(ROOT / "k8s" / each, tmp_path)
+        for each in ("overlays/kueue", "components/kueue-budget")
+    )
+    (tmp_path / "kustomization.yaml").write_text(
+        "apiVersion: kustomize.config.k8s.io/v1beta1\nkind: Kustomization\n"
+        f"resources: [{overlay}]\ncomponents: [{component}]\n"
+    )
+    made = [
+        each
+        for each in yaml.safe_load_all(installed.kubectl("kustomize", str(tmp_path)))
+        if each["kind"] in ("AdmissionCheck", "ClusterQueue", "ResourceFlavor")
+    ]
+    installed.kubectl("apply", "--server-side", "-f", "-", given=to_yaml(made))
+    try:
+        wait = ("wait", "clusterqueue/webvision-training", f"--timeout={WAIT_S:.0f}s")
+        installed.kubectl(*wait, "--for=condition=Active=False")
+        queue = json.loads(
+            installed.kubectl("get", "clusterqueue", "webvision-training", "-o", "json")
+        )
+        (active,) = [each for each in queue["status"]["conditions"] if each["type"] == "Active"]
+        assert active["reason"] == "AdmissionCheckInactive", "nobody keeps budgets here"
+    finally:
+        apply(installed, "overlays/kueue")
+        change = '{"spec": {"admissionChecksStrategy": null}}'
+        installed.kubectl(
+            "patch", "clusterqueue", "webvision-training", "--type=merge", "-p", change
+        )
+        installed.kubectl("delete", "admissioncheck", "webvision-budget")

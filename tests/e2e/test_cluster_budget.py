@@ -9,6 +9,7 @@ import pytest
 
 from launcher.budget.budgets import DAY_MS
 from launcher.budget.objects import EXHAUSTED, condition_of, is_accounted, written_at_ms
+from launcher.budget.records import Effort
 from launcher.cluster.client import Api
 from launcher.cluster.kinds import BUDGET, Object
 from launcher.cluster.transport import connect
@@ -33,7 +34,8 @@ def charged(
     make_cluster_run: Callable[..., ClusterRun], tmp_path: Path
 ) -> Iterator[tuple[ClusterRun, Path]]:
     """A run on a hard budget, and the folder of the ledger that a controller keeps."""
-    run = make_cluster_run("charged", f"--budget={NAME}", workers=(GPUS, GPUS, GPUS), epochs=EPOCHS)
+    options = (f"--budget={NAME}", "log.metrics_port=9090")
+    run = make_cluster_run("charged", *options, workers=(GPUS, GPUS, GPUS), epochs=EPOCHS)
     plane, ledger = run.cluster.plane, tmp_path / "ledger"
     plane.kubectl("apply", "--server-side", "-f", str(ROOT / "k8s/crds/budgets.launcher.dev.yaml"))
     plane.kubectl(
@@ -82,3 +84,15 @@ def test_a_hard_budget_ends_a_run_in_time_and_it_goes_on(charged: tuple[ClusterR
     assert told["status"] == "False"
     spent_ms = stored(ledger).used(NAME)
     assert used_s * 1000 < spent_ms < DAY_MS
+
+    def effort() -> Effort | None:
+        """Once all that the run was charged is told apart."""
+        known = stored(ledger)
+        found = next(known.efforts(), None)
+        counted = sum(each.counted_gpu_ms for each in known.of_job(run.namespace, run.name))
+        return found if found is not None and found.total_ms == counted else None
+
+    found = until(effort, "it is known what the GPU time was spent on", 150)
+    print(f"goodput {found.good_ms / found.total_ms:.0%}, {found.wasted()}")
+    assert found.good_ms > 0
+    assert found.startup_ms > 0
