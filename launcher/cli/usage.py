@@ -62,6 +62,9 @@ def usage_of(
     model: Annotated[str, typer.Option(help="Only of this model.")] = "",
     ledger: LedgerAddress = "",
     cluster: ClusterName = "default",
+    local: Annotated[
+        bool, typer.Option("--local", help="Of the runs on this machine: worker-days on CPUs.")
+    ] = False,
     output: Annotated[
         Format, typer.Option("-o", "--output", help="csv and json hold exact milliseconds.")
     ] = Format.table,
@@ -74,6 +77,7 @@ def usage_of(
     Examples:
       launcher usage --budget webvision --by day
       launcher usage --by budget,user --since 2026-06-01 --until 2026-07-01 -o csv
+      launcher usage --local --by day
     """
     from launcher.budget.usage import Question, usage
 
@@ -86,7 +90,9 @@ def usage_of(
     )
     if question.begin_ms >= question.end_ms:
         raise UsageError(f"--until {until} is not after --since {since}")
-    answer = usage(read_ledger(ledger, cluster), question)
+    if local and (ledger or cluster != "default"):
+        raise UsageError("--local goes without --ledger and --cluster: it names a ledger itself")
+    answer = usage(local_ledger() if local else read_ledger(ledger, cluster), question)
     if output is Format.csv:
         _csv(answer, question)
     elif output is Format.table:
@@ -140,6 +146,18 @@ def read_ledger(address: str, cluster: str) -> Ledger:
     ledger = stored.load()
     if not any(True for _ in ledger.records()):
         raise NotFound(f"{stored.address} holds no record; is --cluster {cluster} right?")
+    return ledger
+
+
+def local_ledger() -> Ledger:
+    """That of the runs on this machine; what lost supervisors have left open is closed first."""
+    from launcher.errors import NotFound
+    from launcher.local import accounts
+
+    accounts.settle_lost()
+    ledger = accounts.open_ledger().load()
+    if not any(True for _ in ledger.records()):
+        raise NotFound(f"no run on this machine has been accounted in {accounts.address()} yet")
     return ledger
 
 

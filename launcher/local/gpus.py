@@ -35,3 +35,13 @@ def share(job: Job, worker: int, gpus: Sequence[str]) -> dict[str, str]:
         return {}
     first = worker * job.num_processes
     return {VISIBLE: ",".join(gpus[first : first + job.num_processes])}
+
+
+def kind(driver: Path = Path("/proc/driver/nvidia/gpus")) -> str:
+    """The type of this machine's GPUs as their driver names it, such as `NVIDIA H200`."""
+    for file in sorted(driver.glob("*/information")):
+        for line in file.read_text(errors="replace").splitlines():
+            key, _, value = line.partition(":")
+            if key.strip() == "Model" and value.strip():
+                return value.strip()
+    return "gpu"

@@ -30,6 +30,7 @@ class Job:
     name: str
     model: str
     checkpoints: str
+    labels: Mapping[str, str]
     workers: int
     least: int
     most: int
@@ -60,6 +61,7 @@ def read_objects(objects: Sequence[Mapping[str, Any]]) -> Job:
             name=job["metadata"]["name"],
             model=annotations.get(MODEL_ANNOTATION, ""),
             checkpoints=annotations.get(CHECKPOINTS_ANNOTATION, ""),
+            labels=job["metadata"].get("labels", {}),
             workers=worker["replicas"],
             least=elastic["minReplicas"],
             most=elastic["maxReplicas"],

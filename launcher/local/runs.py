@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import os
 import shutil
@@ -17,9 +18,11 @@ from typing import Any
 
 from launcher.errors import Conflict, LauncherError, NotFound, TimedOut, UsageError
 from launcher.local import gpus, processes
+from launcher.local.accounts import settle_lost
 from launcher.local.folder import Folder, folders, iso, state_root
 from launcher.local.job import read_objects
 from launcher.status import ENDED, Event, JobStatus, WorkerStatus
+from trainer.storage import StorageError
 
 START_TIMEOUT_S = 30.0
 """A supervisor answers within a second; on a machine that is overloaded it may take longer."""
@@ -110,6 +113,8 @@ def end_leftovers(folder: Folder) -> int:
     while processes.marked(mark, whole=False) and time.monotonic() < deadline:
         time.sleep(0.02)
         processes.signal_marked(mark, signal.SIGKILL, whole=False)
+    with contextlib.suppress(StorageError, LauncherError):  # the next that looks does it
+        settle_lost(folder.name)
     if count:
         message = f"killed {count} processes that a lost supervisor had left"
         folder.add_event(Event(iso(time.time()), "Warning", "Killing", "job", message))

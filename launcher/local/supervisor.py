@@ -21,6 +21,7 @@ from typing import Any, Literal
 
 from launcher.errors import LauncherError
 from launcher.local import gpus, processes
+from launcher.local.accounts import Accounts
 from launcher.local.folder import Folder, iso, state_root
 from launcher.local.job import HOST, Job, at_port, clean_environment, read_objects
 from launcher.local.restarts import Record, back_off_s, describe, last_words
@@ -85,6 +86,7 @@ class Supervisor:
         self.directory = directory
         self.submission = submission
         self.gpus = gpus.visible(os.environ)
+        self.accounts = Accounts(job, submission, self.gpus)
         self.rendezvous = Process("rendezvous")
         self.workers: dict[int, Process] = {}
         self.desired = 0
@@ -110,6 +112,7 @@ class Supervisor:
         while self.ended_at is None:
             self.tick(time.monotonic())
             time.sleep(TICK_S)
+        self.accounts.compact()
 
     def tick(self, now: float) -> None:
         self.obey(now)
@@ -120,6 +123,7 @@ class Supervisor:
         else:
             self.wind_up(now)
         processes.clear_adopted(self.child_ids())
+        self.accounts.tick(now)
         self.write_status()
 
     def obey(self, now: float) -> None:
@@ -229,6 +233,8 @@ class Supervisor:
         if worker.attempt:
             self.restarts += 1
         self.start(worker, job.worker, environment, now)
+        if worker.running is not None:
+            self.accounts.started(worker.name, worker.attempt, worker.started_at, now)
         self.started_at = self.started_at or worker.started_at
 
     def start(
@@ -296,6 +302,7 @@ class Supervisor:
         process.running = None
         if is_worker:
             self.charged_s += now - process.started_mono
+            self.accounts.ended(process.name, now)
             self.worker_ended(process, code, now)
         else:
             self.rendezvous_ended(code, now)
