@@ -67,8 +67,9 @@ class Tally:
     """GPU-milliseconds that were told of and do not stand in `effort` yet, by Part."""
 
     def hear(self, told: Told, gpus: int, at_ms: int, allocated_ms: int) -> None:
-        """Takes in what was read. allocated_ms: all GPU time of the job so far."""
+        """Takes in what was read. allocated_ms: all GPU time of the job up to then."""
         self.read_ms = at_ms
+        is_new = False
         if self.told is None and self.effort.total_ms:
             # Another controller followed it until now, or a moment ago. How much of what this
             # process tells was told apart already is unknown; in which proportions is not.
@@ -77,13 +78,16 @@ class Tally:
             missing_ms = max(0, allocated_ms - self.effort.total_ms)
             scale = missing_ms / 1000 / max(1e-9, sum(parts.values()))
         else:
-            is_same = self.told is not None and told.follows(self.told)
-            if not is_same:
+            is_new = self.told is None or not told.follows(self.told)
+            if is_new:
                 self.lost_left = told.lost_updates
-            parts = self._parts(told.since(self.told) if self.told and is_same else told)
+            parts = self._parts(told if self.told is None or is_new else told.since(self.told))
             scale = gpus
         for part, seconds in parts.items():
             self.owed[part] += round(seconds * scale * 1000)
+        if is_new:  # what its process does not explain came before it
+            explained_ms = self.effort.total_ms + self.owed.total()
+            self.owed["startup"] += max(0, allocated_ms - explained_ms)
         self.told = told
 
     def _parts(self, done: Told) -> dict[Part, float]:
@@ -112,7 +116,7 @@ class Tally:
             due -= gpus * age_ms
         due = max(0, due)
         found: Counter[str] = Counter()
-        for part in ("recompute", "checkpoint", "data_wait", "good"):
+        for part in ("startup", "recompute", "checkpoint", "data_wait", "good"):
             found[part] = min(due, self.owed[part])
             self.owed[part] -= found[part]
             due -= found[part]

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import threading
 from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import replace
 
 from launcher.budget.goodput import Tally, Told
 from launcher.budget.ledger import JobName, Ledger
@@ -95,7 +97,7 @@ class Efforts:
             allocated = sum(each.counted_gpu_ms for each in intervals)
             gpus = sum(each.gpus for each in intervals if not each.is_closed)
             for at_ms, each in told:
-                tally.hear(each, gpus, at_ms, allocated)
+                tally.hear(each, gpus, at_ms, _allocated_ms(intervals, at_ms))
             if (after := tally.settle(allocated, gpus, now_ms)) != before:
                 found.append(after)
         return found
@@ -114,6 +116,14 @@ class Efforts:
 
 def _name(interval: Interval) -> JobName:
     return interval.owner.namespace, interval.owner.job
+
+
+def _allocated_ms(pods: Sequence[Interval], at_ms: int) -> int:
+    """GPU time up to a moment, of pods that run until then though that is not stored yet."""
+    return sum(
+        (each if each.is_closed else replace(each, through_ms=at_ms)).within(0, at_ms)
+        for each in pods
+    )
 
 
 def _nothing(uid: str, interval: Interval) -> Effort:
