@@ -1,4 +1,4 @@
-"""What people ask of a budget in its spec: GPU time given back, and GPU time kept free. Pure."""
+"""What people ask of a budget in its spec: to give back, to set right, to keep free. Pure."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from launcher.budget.budgets import DAY_MS, Reservation
+from launcher.budget.ledger import Ledger
 from launcher.budget.pods import moment_ms
-from launcher.budget.records import Refund
+from launcher.budget.records import Interval, Refund, corrected
 
 Object = Mapping[str, Any]
 
@@ -28,6 +29,28 @@ def read_refunds(thing: Object, cluster: str) -> list[Refund]:
         )
         for each in thing["spec"].get("refunds", ())
     ]
+
+
+def corrections_due(thing: Object, ledger: Ledger) -> list[Interval]:
+    """Records that set ends right as a budget's spec asks, where the ledger does not hold them yet.
+
+    Only of the budget's own pods that have ended; an end before the start counts as the start.
+    """
+    latest = {
+        each["podUID"]: each
+        for each in sorted(thing["spec"].get("corrections", ()), key=lambda each: str(each["at"]))
+    }
+    found = []
+    for uid, asked in latest.items():
+        known = ledger.of_pod(uid)
+        if known is None or not known.is_closed or known.owner.budget != thing["metadata"]["name"]:
+            continue
+        through_ms = max(known.start_ms, moment_ms(asked["end"]))
+        right = corrected(known, through_ms, asked["author"], asked["reason"])
+        is_done = known.source == "correction" and known.note == right.note
+        if not (is_done and known.through_ms == through_ms):
+            found.append(right)
+    return found
 
 
 def read_reservations(thing: Object, now_ms: int) -> list[Reservation]:

@@ -198,6 +198,48 @@ def refund(
 
 
 @app.command()
+def correct(
+    context: typer.Context,
+    name: Name,
+    pod: Annotated[str, typer.Option(metavar="UID", help="A pod that has ended.")],
+    end: Annotated[str, typer.Option(metavar="DATE", help="When it really ended, in UTC.")],
+    reason: Annotated[str, typer.Option(help="Why, for whoever reads the books.")],
+    ledger: LedgerAddress = "",
+    cluster: ClusterName = "default",
+    kube_context: KubeContext = "",
+    yes: opt.Yes = False,
+) -> None:
+    """Set right when a pod ended; what was stored before stays in the ledger's segments.
+
+    With a ledger (--ledger or the setting) it tells what changes before it asks.
+
+    \b
+    Examples:
+      launcher budget correct webvision --pod 6f0e... --end 2027-01-05T14:30:00Z \\
+        --reason "node-7 lost its network; its log ends here"
+    """
+    from launcher import settings
+    from launcher.cluster import budgets
+
+    question = f"set the end of pod {pod} to {_date(end, '--end')}?"
+    if ledger_address(ledger):
+        before = _charged(read_ledger(ledger, cluster), name, pod)
+        question = f"{question} It is charged {before:.3f} GPU-days now."
+    if not confirm(question, yes, context.obj):
+        tell("left as it is")
+        raise typer.Exit(1)
+    author = settings.load(os.environ, Path.cwd()).get("user") or getpass.getuser()
+    api = _api(context, kube_context)
+    made, is_new = budgets.correct(api, name, pod, _date(end, "--end"), reason, author)
+    print(made)
+    tell(
+        "the controller writes it into the ledger, where the pod is known and has ended"
+        if is_new
+        else f"correction {made} is there already"
+    )
+
+
+@app.command()
 def reserve(
     context: typer.Context,
     name: Name,
@@ -342,7 +384,7 @@ def _charged(ledger: Ledger, name: str, pod_uid: str) -> float:
     if found is None or found.owner.budget != name:
         raise UsageError(f"--pod {pod_uid}: the ledger knows no such pod of budget {name}")
     if not found.is_closed:
-        raise UsageError(f"--pod {pod_uid} still runs; give --gpu-days")
+        raise UsageError(f"--pod {pod_uid} still runs; wait for its end, or refund --gpu-days")
     return found.gpu_ms / DAY_MS
 
 

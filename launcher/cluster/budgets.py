@@ -71,6 +71,27 @@ def refund(
     return key, _change_list(api, name, add)
 
 
+def correct(
+    api: Api, name: str, pod_uid: str, end: str, reason: str, author: str
+) -> tuple[str, bool]:
+    """Asks for a pod's end to be set right; returns the correction's id, and whether it is a new
+    one. end: RFC 3339."""
+    words = "\n".join((name, pod_uid, end, reason, author))
+    key = hashlib.sha256(words.encode()).hexdigest()[:16]
+
+    def add(spec: Object) -> Object | None:
+        known = spec.get("corrections", [])
+        if any(each["id"] == key for each in known):
+            return None
+        entry = {
+            "id": key, "podUID": pod_uid, "end": end, "reason": reason, "author": author,
+            "at": iso(api.transport.clock.now_ms()),
+        }  # fmt: skip
+        return {"corrections": [*known, entry]}
+
+    return key, _change_list(api, name, add)
+
+
 def reserve(api: Api, name: str, job: str, gpu_days: float, until: str = "") -> bool:
     """Keeps GPU time free for a job of a name, in place of what was kept for it. Whether that
     changed anything. until: RFC 3339; empty is without an end."""

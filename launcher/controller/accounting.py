@@ -304,11 +304,14 @@ class Accounting:
                     self._closing.append(ended)
             else:
                 self._running[uid] = known
-        if known is not None:
-            if doubt := in_doubt_gpu_ms(known):
-                self._in_doubt[uid] = doubt
-            else:
-                self._in_doubt.pop(uid, None)
+        if doubt := self._doubt(uid):
+            self._in_doubt[uid] = doubt
+        else:
+            self._in_doubt.pop(uid, None)
+
+    def _doubt(self, uid: str) -> int:
+        known = self._accountant.latest(uid)
+        return 0 if known is None else in_doubt_gpu_ms(known)
 
     def _flush(self, is_extending: bool) -> None:
         """Stores what is new, and what still runs where that is due."""
@@ -321,6 +324,7 @@ class Accounting:
             self._accountant.flush(now_ms)
             with self._lock:
                 self._closing.clear()
+            self._in_doubt = {uid: doubt for uid in self._in_doubt if (doubt := self._doubt(uid))}
             if is_extending:
                 self._store.check()  # there may have been nothing to write
             self._stored_ms = now_ms

@@ -16,7 +16,7 @@ from typing import Any
 
 from launcher import errors
 from launcher.budget import objects
-from launcher.budget.asked import read_refunds
+from launcher.budget.asked import corrections_due, read_refunds
 from launcher.budget.budgets import used_up
 from launcher.budget.standing import Standing, standings
 from launcher.cluster import admission
@@ -91,6 +91,7 @@ class Treasurer:
             with self._accounting.reading() as ledger:
                 found = standings(things, ledger, now_ms)
                 recorded = {refund.refund_id for refund in ledger.refunds()}
+                corrections = [each for thing in things for each in corrections_due(thing, ledger)]
             self.standings = found
         except NotFound:  # this cluster knows no budgets
             self.standings = ()
@@ -99,6 +100,8 @@ class Treasurer:
             self._count("Error")
             logger.warning("budgets: %s", error)
             return
+        for correction in corrections:
+            self._accounting.record(correction)
         views = self._views()
         for standing in found:
             self._record_refunds(standing.thing, recorded)

@@ -105,6 +105,42 @@ def test_budgets_that_are_refused(budgets: ControlPlane, thing: dict[str, Any], 
     assert words in str(error.value.stderr)
 
 
+REFUND = {
+    "id": "r", "gpuDays": 1.5, "reason": "node lost", "author": "ada", "at": "2026-01-02T00:00:00Z",
+}  # fmt: skip
+CORRECTION = {
+    "id": "c", "podUID": "u-1", "end": "2026-01-01T12:00:00Z", "reason": "its log ends here",
+    "author": "ada", "at": "2026-01-02T00:00:00Z",
+}  # fmt: skip
+RESERVATION = {"job": "final", "gpuDays": 128, "until": "2026-06-01T00:00:00Z"}
+
+
+def change(plane: ControlPlane, **spec: Any) -> str:
+    """What the API server says against a change of the budget; empty where it takes it."""
+    words = ("patch", "budgets.launcher.dev", "webvision", "--type=merge")
+    try:
+        plane.kubectl(*words, "-p", json.dumps({"spec": spec}))
+    except subprocess.CalledProcessError as error:
+        return str(error.stderr)
+    return ""
+
+
+def test_what_was_asked_for_stays_and_more_may_be_asked_for(budgets: ControlPlane) -> None:
+    spec = {"refunds": [REFUND], "corrections": [CORRECTION], "reservations": [RESERVATION]}
+    kept = created(budgets, budget(**spec))["spec"]
+    assert {key: kept[key] for key in spec} == spec
+    assert "a refund stays as it was" in change(budgets, refunds=[REFUND | {"gpuDays": 2}])
+    assert "a correction stays as" in change(
+        budgets, corrections=[CORRECTION | {"end": "2026-01-01T13:00:00Z"}]
+    )
+    assert not change(budgets, refunds=[REFUND, REFUND | {"id": "r2", "gpuDays": -1.5}])
+    assert not change(budgets, corrections=[CORRECTION, CORRECTION | {"id": "c2"}])
+    assert not change(budgets, reservations=[RESERVATION | {"gpuDays": 64}])
+    assert "Duplicate value" in change(budgets, reservations=[RESERVATION, RESERVATION])
+    without = {key: value for key, value in CORRECTION.items() if key != "author"}
+    assert "author: Required value" in change(budgets, corrections=[without | {"id": "c3"}])
+
+
 def test_the_status_is_written_apart_and_shown(budgets: ControlPlane) -> None:
     created(budgets, budget())
     hold = {

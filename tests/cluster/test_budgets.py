@@ -16,15 +16,16 @@ import pytest
 from launcher import errors
 from launcher.budget.budgets import DAY_MS
 from launcher.budget.objects import iso
+from launcher.budget.records import Interval
 from launcher.cluster import connect, jobs_on, ledger
 from launcher.cluster.client import Api
-from launcher.cluster.kinds import BUDGET, EVENT, PYTORCHJOB, Object
+from launcher.cluster.kinds import BUDGET, EVENT, POD, PYTORCHJOB, Object
 from launcher.cluster.objects import pods_of
 from tests.cluster.budgeted import defined, make_budget, namespace, status, wait_accounted
 from tests.cluster.cli import Cli
 from tests.cluster.control_plane import ControlPlane
 from tests.cluster.controllers import Process, controller, objects_of, until
-from tests.cluster.ledgers import CLUSTER, end_pod, start_pod, stored
+from tests.cluster.ledgers import CLUSTER, end_pod, make_pod, start_pod, stored
 
 HOUR_MS = 3_600_000
 GIVEN = (
@@ -356,6 +357,46 @@ def test_what_is_given_back_is_given_back_once(
     told = json.loads(cli.out("budget", "history", "webvision", *ledger_of, "-o", "json"))
     assert [each["gpu_ms"] for each in told["changes"]] == [-DAY_MS * 3 // 2] * 2
     assert "never at this rate" in cli.out("budget", "show", "webvision", *ledger_of)
+
+
+def test_an_end_is_set_right(
+    api: Api,
+    cli: Cli,
+    keeping: Callable[[], contextlib.AbstractContextManager[Process]],
+    tmp_path: Path,
+) -> None:
+    make_budget(api, gpuDays=10)
+    make_budget(api, "another", gpuDays=10)
+    ledger_of = ("--ledger", str(tmp_path / "ledger"), "--cluster", CLUSTER)
+    with keeping():
+        wait_accounted(api)
+        uid = make_pod(api, "p", 8)["metadata"]["uid"]
+        until(lambda: api.get(POD, "p")["spec"].get("nodeName"), "a node")
+        start_pod(api, "p")
+        end_pod(api, "p")
+
+        def known() -> Interval | None:
+            found = stored(tmp_path / "ledger").of_pod(uid)
+            return found if found is not None and found.is_closed else None
+
+        before = until(known, "its end is stored")
+        end = iso(before.start_ms // 1000 * 1000 + 3_600_000)
+        words = ("--pod", uid, "--end", end, "--reason", "its log ends here", "--yes")
+        assert "knows no such pod of budget another" in cli.fails(
+            2, "budget", "correct", "another", *words, *ledger_of
+        )
+        cli.out("budget", "correct", "another", *words)
+        made = cli.out("budget", "correct", "webvision", *words, *ledger_of)
+        code, again, said = cli("budget", "correct", "webvision", *words)
+        assert (code, again, "is there already" in said) == (0, made, True)
+        wanted = 8 * (before.start_ms // 1000 * 1000 + 3_600_000 - before.start_ms)
+        until(lambda: stored(tmp_path / "ledger").used("webvision") == wanted, "set right", 90)
+        until(lambda: status(api)["usedGPUMilliseconds"] == wanted, "told")
+    found = stored(tmp_path / "ledger").of_pod(uid)
+    assert found is not None
+    assert (found.source, found.revision) == ("correction", 1), "by its own budget alone, once"
+    told = json.loads(cli.out("budget", "history", "webvision", *ledger_of, "-o", "json"))
+    assert [each["what"] for each in told["changes"]] == [f"correction of {uid}"]
 
 
 def _policy(api: Api, name: str) -> dict[str, Any]:

@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
-from launcher.budget.asked import read_refunds, read_reservations
+from launcher.budget.asked import corrections_due, read_refunds, read_reservations
 from launcher.budget.budgets import DAY_MS, Budget, Hold, Reservation, State
+from launcher.budget.ledger import Ledger
 from launcher.budget.objects import (
     allows,
     iso,
@@ -24,7 +25,7 @@ from launcher.budget.objects import (
     without_holds,
 )
 from launcher.budget.periods import Calendar, Period
-from launcher.budget.records import Refund
+from launcher.budget.records import Interval, Owner, Refund
 from launcher.errors import UsageError
 
 NOW_MS = 1_790_000_000_123
@@ -176,3 +177,35 @@ def test_a_conditions_time_is_that_of_its_last_change() -> None:
 
 def test_moments_are_whole_seconds() -> None:
     assert iso(NOW_MS) == "2026-09-21T14:13:20Z"
+
+
+def test_corrections_are_of_the_budgets_own_ended_pods_and_the_later_one_holds() -> None:
+    def pod(uid: str, budget: str = "webvision", source: Any = "sight") -> Interval:
+        owner = Owner("c", budget, "ml", "a", "u-1", "ada", "senet154", "train", "H200")
+        return Interval(uid, owner, "n", 8, NOW_MS, NOW_MS + 5000, source)
+
+    def asked(number: int, uid: str, end_ms: int) -> dict[str, Any]:
+        return {
+            "id": str(number), "podUID": uid, "end": iso(end_ms), "author": "ada",
+            "reason": f"reason {number}", "at": iso(NOW_MS + 1000 * number),
+        }  # fmt: skip
+
+    ledger = Ledger([pod("p"), pod("q", "another"), pod("r", source="open"), pod("s")])
+    corrections = [
+        asked(2, "p", NOW_MS + 3_600_000),
+        asked(1, "p", NOW_MS + 60_000),
+        *(asked(3, uid, NOW_MS + 1000) for uid in ("q", "r", "unknown")),
+        asked(4, "s", NOW_MS - 60_000),
+    ]
+    thing = {"metadata": {"name": "webvision"}, "spec": {"corrections": corrections}}
+    found = {each.pod_uid: each for each in corrections_due(thing, ledger)}
+    assert set(found) == {"p", "s"}
+    assert found["p"].note == "ada: reason 2"
+    assert (found["p"].source, found["p"].revision) == ("correction", 1)
+    assert found["s"].gpu_ms == 0, "it does not end before its start"
+    for each in found.values():
+        assert ledger.add(each)
+    assert corrections_due(thing, ledger) == []
+    corrections.append(asked(5, "p", NOW_MS + 7000))
+    (again,) = corrections_due(thing, ledger)
+    assert (again.revision, again.note) == (2, "ada: reason 5")
