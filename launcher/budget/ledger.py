@@ -162,10 +162,11 @@ class Ledger:
         return dict(self._allotted)
 
     def counted_refunds(self) -> dict[Key, int]:
-        """Given back since ever, by cluster, budget and reason."""
+        """Given back since ever, by cluster, budget and reason; a refund that was taken back by one
+        below 0 stays in it, since counters never fall."""
         found: defaultdict[Key, int] = defaultdict(int)
         for refund in self._refunds.values():
-            found[(refund.cluster, refund.budget, refund.reason)] += refund.gpu_ms
+            found[(refund.cluster, refund.budget, refund.reason)] += max(0, refund.gpu_ms)
         return dict(found)
 
 

@@ -133,8 +133,9 @@ class Checks:
     # -- Workloads
 
     def _start(self) -> None:
-        if self._watches:
+        if self._watches and all(watch.is_alive() for watch in self._watches):
             return
+        self._stop()
         self._watches = [
             Watch(self._api, WORKLOAD, self._tell, self._failed, namespace=namespace, keep=_brief)
             for namespace in self._namespaces

@@ -9,7 +9,7 @@ import logging
 import queue
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, wait
 from dataclasses import dataclass, replace
 from functools import partial
@@ -47,6 +47,7 @@ STUCK_AFTER_S = 120.0
 """One look at a job takes some requests; a loop without a sign of life for so long is stuck."""
 WRITE_PATIENCE_S = 2.0
 """A write is given up well before another controller may lead; the next tick tries again."""
+DEFECT_PAUSE_S = 5.0
 STORE_TIMEOUT_S = 10.0
 """Of the ledger's store, which is tried again in the next turn."""
 
@@ -325,12 +326,24 @@ class Controller:
             "checks": checks.run,
         }
         writers = [
-            threading.Thread(target=run, args=(stopping,), name=name)
+            threading.Thread(target=self._keep_running, args=(run, stopping), name=name)
             for name, run in duties.items()
         ]
         for writer in writers:
             writer.start()
         return writers
+
+    def _keep_running(
+        self, run: Callable[[threading.Event], None], stopping: threading.Event
+    ) -> None:
+        """A duty that fails for a reason that nobody thought of begins anew."""
+        while not stopping.is_set():
+            try:
+                run(stopping)
+            except Exception:
+                self.counters.count("Defect")
+                logger.exception("%s: defect of the controller", threading.current_thread().name)
+                stopping.wait(DEFECT_PAUSE_S)
 
     def _make_treasurer(self, accounting: Accounting) -> Treasurer:
         namespaces = self.settings.namespaces

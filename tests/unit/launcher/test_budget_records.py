@@ -155,6 +155,9 @@ def test_a_refund_lowers_what_is_used_and_not_what_was_counted() -> None:
     assert ledger.used("webvision", 0, DAY_MS) == 8 * (DAY_MS - 1000), "given back on another day"
     assert ledger.counted(by_budget) == counted
     assert ledger.counted_refunds() == {("c", "webvision", "node lost"): DAY_MS}
+    assert ledger.add(Refund("r2", "c", "webvision", -DAY_MS, "node lost", "ada", 2 * DAY_MS))
+    assert ledger.used("webvision") == 8 * (3 * DAY_MS - 1000)
+    assert ledger.counted_refunds() == {("c", "webvision", "node lost"): DAY_MS}
     assert ledger.used("another") == 0
 
 
