@@ -18,11 +18,9 @@ from typing import Any
 
 from launcher.errors import Conflict, LauncherError, NotFound, TimedOut, UsageError
 from launcher.local import gpus, processes
-from launcher.local.accounts import settle_lost
 from launcher.local.folder import Folder, folders, iso, state_root
 from launcher.local.job import read_objects
 from launcher.status import ENDED, Event, JobStatus, WorkerStatus
-from trainer.storage import StorageError
 
 START_TIMEOUT_S = 30.0
 """A supervisor answers within a second; on a machine that is overloaded it may take longer."""
@@ -113,6 +111,10 @@ def end_leftovers(folder: Folder) -> int:
     while processes.marked(mark, whole=False) and time.monotonic() < deadline:
         time.sleep(0.02)
         processes.signal_marked(mark, signal.SIGKILL, whole=False)
+    # Only here: every verb that looks at a run would wait for these imports.
+    from launcher.local.accounts import settle_lost
+    from trainer.storage import StorageError
+
     with contextlib.suppress(StorageError, LauncherError):  # the next that looks does it
         settle_lost(folder.name)
     if count:
