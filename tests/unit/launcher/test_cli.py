@@ -53,7 +53,8 @@ def test_the_verbs_are_these() -> None:
     assert names == {
         "submit", "render", "list", "status", "logs", "cancel", "scale", "wait", "delete",
         "suspend", "resume", "prune", "diff", "top", "bundle", "plan", "calibrate", "usage",
-        "budget show", "budget set", "budget history", "budget refund", "budget reserve",
+        "budget show", "budget set", "budget history", "budget refund", "budget correct",
+        "budget reserve",
         "config view", "config get", "config set", "doctor", "controller", "plot", "completion",
         "version",
     }  # fmt: skip
