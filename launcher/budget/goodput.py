@@ -89,6 +89,14 @@ class Tally:
             explained_ms = self.effort.total_ms + self.owed.total()
             self.owed["startup"] += max(0, allocated_ms - explained_ms)
         self.told = told
+        self._trim(max(0, allocated_ms - self.effort.total_ms))
+
+    def _trim(self, room_ms: int) -> None:
+        """No more is owed than was allocated: a process that was silent for a while, which counted
+        as a start, tells of that time too."""
+        if (owed_ms := self.owed.total()) > room_ms:
+            for part in self.owed:
+                self.owed[part] = self.owed[part] * room_ms // owed_ms
 
     def _parts(self, done: Told) -> dict[Part, float]:
         """Seconds by what they were spent on."""

@@ -78,7 +78,7 @@ class Efforts:
             del self._tallies[uid]
 
     def _settle_job(
-        self, ledger: Ledger, job: JobName, heard: list[tuple[int, Told]] | tuple[()], now_ms: int
+        self, ledger: Ledger, job: JobName, heard: Sequence[tuple[int, Told]], now_ms: int
     ) -> list[Effort]:
         """What is new of all jobs that ever had the name."""
         pods: defaultdict[str, list[Interval]] = defaultdict(list)

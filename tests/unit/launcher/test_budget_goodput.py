@@ -65,6 +65,17 @@ def test_a_job_that_hangs_is_idle_and_one_that_is_silent_starts_again() -> None:
     assert tally.settle(at(300), GPUS, 300_000).startup_ms == at(100)
 
 
+def test_time_that_counted_as_a_start_is_not_told_of_again() -> None:
+    tally = Tally(NOTHING)
+    tally.hear(Told(1, 10, update_s=100), GPUS, 100_000, at(100))
+    tally.settle(at(100), GPUS, 100_000)
+    tally.settle(at(200), GPUS, 200_000)  # nobody answered
+    tally.hear(Told(1, 21, update_s=210), GPUS, 210_000, at(210))
+    after = tally.settle(at(210), GPUS, 210_000)
+    assert (after.startup_ms, after.good_ms) == (at(100), at(110))
+    assert tally.settle(at(240), 0, 240_000).idle_ms == at(30)
+
+
 def test_what_nobody_has_read_is_in_no_part() -> None:
     assert Tally(NOTHING).settle(at(100), GPUS, 100_000) == NOTHING
     assert Tally(NOTHING).settle(at(100), 0, 100_000) == NOTHING
