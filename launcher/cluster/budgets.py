@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from launcher.budget.objects import iso
@@ -55,20 +55,10 @@ def refund(
     The same words make the same id, so a command that is repeated refunds once. key: another id,
     for a second refund of the same words.
     """
-    words = "\n".join((name, repr(gpu_days), reason, author, pod_uid))
-    key = key or hashlib.sha256(words.encode()).hexdigest()[:16]
-
-    def add(spec: Object) -> Object | None:
-        known = spec.get("refunds", [])
-        if any(each["id"] == key for each in known):
-            return None
-        entry = {
-            "id": key, "gpuDays": gpu_days, "reason": reason, "author": author,
-            "at": iso(api.transport.clock.now_ms()),
-        }  # fmt: skip
-        return {"refunds": [*known, entry | ({"podUID": pod_uid} if pod_uid else {})]}
-
-    return key, _change_list(api, name, add)
+    words = (name, repr(gpu_days), reason, author, pod_uid)
+    entry = {"gpuDays": gpu_days, "reason": reason, "author": author}
+    entry |= {"podUID": pod_uid} if pod_uid else {}
+    return _ask_once(api, name, "refunds", entry, key or _digest(words))
 
 
 def correct(
@@ -76,18 +66,27 @@ def correct(
 ) -> tuple[str, bool]:
     """Asks for a pod's end to be set right; returns the correction's id, and whether it is a new
     one. end: RFC 3339."""
-    words = "\n".join((name, pod_uid, end, reason, author))
-    key = hashlib.sha256(words.encode()).hexdigest()[:16]
+    entry = {"podUID": pod_uid, "end": end, "reason": reason, "author": author}
+    key = _digest((name, pod_uid, end, reason, author))
+    return _ask_once(api, name, "corrections", entry, key)
+
+
+def _digest(words: Sequence[str]) -> str:
+    """The same words make the same id."""
+    return hashlib.sha256("\n".join(words).encode()).hexdigest()[:16]
+
+
+def _ask_once(
+    api: Api, name: str, field: str, entry: Mapping[str, Any], key: str
+) -> tuple[str, bool]:
+    """Adds an entry with an id and its moment to a list of the spec; returns the id, and whether
+    it was not there yet."""
 
     def add(spec: Object) -> Object | None:
-        known = spec.get("corrections", [])
+        known = spec.get(field, [])
         if any(each["id"] == key for each in known):
             return None
-        entry = {
-            "id": key, "podUID": pod_uid, "end": end, "reason": reason, "author": author,
-            "at": iso(api.transport.clock.now_ms()),
-        }  # fmt: skip
-        return {"corrections": [*known, entry]}
+        return {field: [*known, {"id": key, **entry, "at": iso(api.transport.clock.now_ms())}]}
 
     return key, _change_list(api, name, add)
 

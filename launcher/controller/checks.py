@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from launcher import errors
-from launcher.budget.objects import iso
+from launcher.budget import objects
 from launcher.cluster import admission, marks
 from launcher.cluster.client import Api
 from launcher.cluster.fields import held
@@ -41,7 +41,8 @@ LOOK_S, NONE_LOOK_S = 1.0, 15.0
 """Pauses between looks while there is a check of ours, and while there is none."""
 REQUEUE_S = 30
 """A Workload whose budget is not accounted now is asked of again after so long."""
-MESSAGE_MOST_CHARS = 1024
+ACTIVE = "Active"
+"""Of a check: its one condition, and the reason where it is kept."""
 _KINDS = {"PyTorchJob": PYTORCHJOB, "TrainJob": TRAINJOB}
 
 
@@ -107,23 +108,18 @@ class Checks:
 
     def _tell_check(self, check: Object) -> None:
         if self._is_unreadable():
-            state, reason = "False", "LedgerUnreadable"
+            reason = "LedgerUnreadable"
             message = f"{self._accounting.address} does not answer; nothing is admitted meanwhile"
         else:
-            state, reason, message = "True", "Active", "budgets are kept"
-        known = next((each for each in check.get("status", {}).get("conditions", ())
-                      if each["type"] == "Active"), None)  # fmt: skip
-        if known is not None and (known["status"], known["reason"]) == (state, reason):
+            reason, message = ACTIVE, "budgets are kept"
+        known = objects.condition_of(check, ACTIVE)
+        if known is not None and known["reason"] == reason:
             return
-        metadata = check["metadata"]
-        told = {
-            "type": "Active", "status": state, "reason": reason, "message": message,
-            "lastTransitionTime": iso(self._accounting.now_ms()),
-            "observedGeneration": metadata.get("generation", 0),
-        }  # fmt: skip
+        metadata, now_ms = check["metadata"], self._accounting.now_ms()
+        told = objects.with_condition(check, ACTIVE, reason == ACTIVE, reason, message, now_ms)
         change = {
             "metadata": {"resourceVersion": metadata["resourceVersion"]},
-            "status": {"conditions": [told]},
+            "status": {"conditions": told["status"]["conditions"]},
         }
         try:
             self._api.patch(ADMISSION_CHECK, metadata["name"], change, subresource="status")
@@ -235,8 +231,8 @@ class Checks:
         metadata = workload["metadata"]
         told: dict[str, Any] = {
             "state": state,
-            "message": message[:MESSAGE_MOST_CHARS],
-            "lastTransitionTime": iso(self._accounting.now_ms()),
+            "message": message[: objects.MESSAGE_MOST_CHARS],
+            "lastTransitionTime": objects.iso(self._accounting.now_ms()),
         }
         if state == "Retry":
             told["requeueAfterSeconds"] = REQUEUE_S
