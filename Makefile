@@ -60,11 +60,11 @@ e2e: install ## Run whole jobs on this machine, kill them, resume them
 images: install ## Build the container images with Debian's Docker engine and run them as pods do
 	$(PY) -m pytest tests/images -q -s
 
-# In three runs: what a run has started, such as a cluster, ends with it.
+# In three runs: what a run has started, such as a cluster, ends with it. All are run, whichever fails.
 test: lint types contracts ## Run every check and every test, the documents' too
-	$(PY) -m pytest tests/unit tests/integration -q
-	$(PY) -m pytest tests/cluster -q
-	$(PY) -m pytest tests/e2e -q
+	failed=; for tests in "tests/unit tests/integration" tests/cluster tests/e2e; do \
+		$(PY) -m pytest $$tests -q || failed="$$failed $$tests"; \
+	done; test -z "$$failed" || { echo "failed:$$failed" >&2; exit 1; }
 
 docs: install ## Write the generated pages and the layout in README anew
 	$(PY) -m tools.docs

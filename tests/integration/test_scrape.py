@@ -94,7 +94,8 @@ def test_one_that_is_gone_is_no_obstacle(scraper: Scraper, first: Metrics, secon
 def test_those_that_are_silent_keep_nobody_else_waiting(first: Metrics, silent: int) -> None:
     """60 jobs of 8 workers need two turns of SOUGHT_AT_ONCE; one worker at a time took 144 s."""
     jobs = [(("ml", f"silent-{number}"), silent_addresses(silent, number)) for number in range(60)]
-    with Scraper(TIMEOUT_S).running() as scraper:
+    timeout_s = 3.0  # far above what an answer takes on a busy machine
+    with Scraper(timeout_s).running() as scraper:
         first.step()
         mine = addresses(first)
         assert scraper.read(KEY, mine).updates == 1
@@ -105,7 +106,7 @@ def test_those_that_are_silent_keep_nobody_else_waiting(first: Metrics, silent: 
         assert not any(reading.done() for reading in readings), "the first waits for no silent one"
         assert [reading.result() for reading in readings] == [UNREACHABLE] * len(jobs)
         turns = -(-len(jobs) * WORKERS // scrape.SOUGHT_AT_ONCE)
-        assert turns * TIMEOUT_S <= time.monotonic() - began < turns * TIMEOUT_S + 3
+        assert turns * timeout_s <= time.monotonic() - began < turns * timeout_s + 10
         assert not any(scraper.is_worth_asking(*job) for job in jobs)
         assert scraper.is_worth_asking(KEY, mine)
 
