@@ -27,7 +27,7 @@ import torch
 from trainer.config import ConfigError, TrainConfig, load
 from trainer.data.stream import Batch, Part, Step
 from trainer.exits import FATAL, USAGE, tell_reason
-from trainer.learn import engine, fastest, models
+from trainer.learn import engine, fastest, losses, models
 from trainer.storage import BadAddress, open_store
 from trainer.world import Watchdog, World, join
 
@@ -57,6 +57,7 @@ def calibrate(cfg: TrainConfig, num_steps: int) -> dict[str, Any]:
     state = engine.build(
         network,
         world,
+        losses.build(cfg.loss, even_labels(cfg, num_classes)),
         # The labels are noise: at the run's own rate the weights would soon not be finite.
         optim=dataclasses.replace(cfg.optim, lr=1e-4),
         update=cfg.update,
@@ -67,6 +68,12 @@ def calibrate(cfg: TrainConfig, num_steps: int) -> dict[str, Any]:
     )
     times = step_times(cfg, world, watchdog, state, num_classes, num_steps)
     return describe(cfg, world, times, precision, layout)
+
+
+def even_labels(cfg: TrainConfig, num_classes: int) -> losses.Labels:
+    """What a loss is told of made-up data: all classes alike."""
+    batch = cfg.update.micro_batch
+    return losses.Labels(torch.full((num_classes,), batch), batch, batch, batch)
 
 
 def step_times(

@@ -25,6 +25,10 @@ class NonFinite(Exception):
     """Too many updates in a row had a non-finite loss or gradient."""
 
 
+class Collapsed(Exception):
+    """The loss says that what it does has stopped to make sense."""
+
+
 class Report:
     """The run's figures at each interval. Every rank has one; rank 0's alone has lines."""
 
@@ -105,9 +109,11 @@ class Report:
     def tell(self, state: State, lr: float, keeper: Keeper | None) -> None:
         """Reads the device's counters and tells them. Every rank must call it.
 
-        Raises NonFinite on every rank after update.nonfinite_limit skipped updates in a row.
+        Raises NonFinite on every rank after update.nonfinite_limit skipped updates in a row, and
+        Collapsed where the loss sounds its alarm.
         """
         read = state.counters.read()
+        figures = {name: float(value) for name, value in state.loss.figures().items()}
         self.nonfinite += read["nonfinite"]
         sums = self.world.sum(torch.tensor([read["loss"], read["weight"], read["correct"]]))
         loss, weight, correct = sums.tolist()
@@ -120,6 +126,7 @@ class Report:
             "lr": lr,
             "samples_per_s": rate,
             "grad_norm": read["grad_norm"],
+            **figures,
         }
         if self.lines is not None:
             logger.info("%s", log_line(state.seen, self.goal, values, self.world.size))
@@ -131,6 +138,8 @@ class Report:
                 f" (update.nonfinite_limit {self.config.update.nonfinite_limit}) at update"
                 f" {state.updates}; lower optim.lr, set optim.clip_norm or update.precision=fp32"
             )
+        if problem := state.loss.alarm(figures):
+            raise Collapsed(f"{problem} (update {state.updates})")
 
     def evaluated(self, state: State, result: Accuracy, elapsed_s: float) -> None:
         """Tells an evaluation's result."""

@@ -34,10 +34,12 @@ from trainer.data import order, stream
 from trainer.data.selection import load_selection, load_weights
 from trainer.data.shards import Dataset, DatasetError, open_dataset
 from trainer.exits import FATAL, TERMINATED, USAGE, tell_reason
-from trainer.learn import engine, fastest, models
+from trainer.learn import engine, fastest, losses, models
 from trainer.learn.schedule import learning_rate
+from trainer.learn.teachers import Teacher
 from trainer.metrics import Lines
-from trainer.report import NonFinite, Report
+from trainer.report import Collapsed, NonFinite, Report
+from trainer.runs import open_run
 from trainer.storage import BadAddress, open_store
 from trainer.world import Watchdog, World, join
 
@@ -84,7 +86,7 @@ def train(cfg: TrainConfig) -> None:
         span = crossed(cfg.checkpoint.every_epochs, before, state, data)
         if save_due or span or top1 is not None or done or world.leaving:
             saved_at = time.monotonic()
-            save(start, state, data.num_samples, top1, wait=done or world.leaving)
+            save(start, state, data, top1, wait=done or world.leaving)
         if world.leaving and not done:
             leave(cfg, world, start, state, report)
 
@@ -98,6 +100,7 @@ class Data:
     train: Dataset
     val: Dataset | None
     num_classes: int
+    labels: losses.Labels
     ids: NDArray[np.int64] | None
     weights: NDArray[np.float32] | None
     num_samples: int
@@ -124,6 +127,9 @@ def open_data(cfg: TrainConfig) -> Data:
     ids, selection = load_selection(cfg.data.selection, dataset.num_samples)
     weights, weights_digest = load_weights(cfg.data.weights, dataset.num_samples)
     num_samples = dataset.num_samples if ids is None else len(ids)
+    goal = max(1, round(cfg.epochs * num_samples))
+    found = dataset.index()["label"] if ids is None else dataset.index()["label"][ids]
+    counts = torch.from_numpy(np.bincount(found, minlength=num_classes))
     identity: dict[str, str | int] = {
         "order_version": order.VERSION,
         "dataset": dataset.sha256,
@@ -137,10 +143,11 @@ def open_data(cfg: TrainConfig) -> Data:
         dataset,
         val,
         num_classes,
+        losses.Labels(counts, dataset.num_samples, num_samples, goal),
         ids,
         weights,
         num_samples,
-        max(1, round(cfg.epochs * num_samples)),
+        goal,
         identity,
         cache_dir,
     )
@@ -190,12 +197,14 @@ def restore(cfg: TrainConfig, world: World, data: Data, start: Start) -> engine.
     state = engine.build(
         network,
         world,
+        losses.build(cfg.loss, data.labels),
         optim=cfg.optim,
         update=cfg.update,
         input=cfg.input,
         seed=cfg.seed,
         precision=precision,
         layout=layout,
+        teacher=frozen_teacher(cfg, world, layout, data.num_classes),
     )
     if start.parent is not None:
         if start.keeper is not None:
@@ -209,6 +218,28 @@ def restore(cfg: TrainConfig, world: World, data: Data, start: Start) -> engine.
                 f"{error}; keep model.* or use another checkpoint.address"
             ) from error
     return state
+
+
+def frozen_teacher(cfg: TrainConfig, world: World, layout: str, num_classes: int) -> Teacher | None:
+    """The teacher of a self-label loss that has a run's checkpoint for one; None for all others.
+
+    Raises ConfigError where the run is not named, or has other classes.
+    """
+    told = cfg.loss.self_label
+    if cfg.loss.name != "self_label" or told.teacher != "checkpoint":
+        return None
+    if not told.teacher_from:
+        raise ConfigError(
+            "loss.self_label.teacher is checkpoint, but loss.self_label.teacher_from is empty; give"
+            " the address of a run that has converged, or another teacher: ema, self"
+        )
+    source = open_run(told.teacher_from)
+    if source.num_classes != num_classes:
+        raise ConfigError(
+            f"loss.self_label.teacher_from {told.teacher_from} has {source.num_classes} classes,"
+            f" but this run has {num_classes}; give a teacher of the same classes"
+        )
+    return Teacher.frozen(source.network(), world.device, layout, source.config.input)
 
 
 def how_to_compute(
@@ -252,7 +283,9 @@ def training_batches(
         world=world.size,
     )
     view = stream.TrainingView(cfg.input, cfg.seed)
-    decoded = stream.Decoded(data.train, cfg.data, view, cfg.input.size_px, data.cache_dir)
+    wants_clean = cfg.loss.name == "self_label" and cfg.loss.self_label.view == "clean"
+    clean = stream.CentreView(cfg.input) if wants_clean else None
+    decoded = stream.Decoded(data.train, cfg.data, view, cfg.input.size_px, data.cache_dir, clean)
     pin = world.device.type == "cuda"
     return stream.batches(decoded, plan, cfg.data, pin=pin, weights=data.weights)
 
@@ -304,19 +337,22 @@ def crossed(every_epochs: float, before: int, state: engine.State, data: Data) -
     return int(state.seen / span) > int(before / span)
 
 
-def save(
-    start: Start, state: engine.State, epoch_samples: int, top1: float | None, *, wait: bool
-) -> None:
+def save(start: Start, state: engine.State, data: Data, top1: float | None, *, wait: bool) -> None:
     """Keeps the state; every rank must call it, rank 0 writes, beside training unless `wait`."""
     engine.share_buffers(state)
     if start.keeper is None:
         return
-    facts = {"precision": state.precision, "layout": state.layout, "top1": top1}
+    facts = {
+        "precision": state.precision,
+        "layout": state.layout,
+        "num_classes": data.num_classes,
+        "top1": top1,
+    }
     saved = start.keeper.save(
         state.tensors(),
         update=state.updates,
         seen=state.seen,
-        epoch=state.seen // epoch_samples,
+        epoch=state.seen // data.num_samples,
         facts=facts,
         wait=wait,
     )
@@ -418,7 +454,7 @@ def main() -> None:
     path = arguments.pop(0) if arguments and "=" not in arguments[0] else None
     try:
         train(load(TrainConfig, path, arguments))
-    except (ConfigError, DatasetError, StateMismatch, BadAddress, NonFinite) as error:
+    except (ConfigError, DatasetError, StateMismatch, BadAddress, NonFinite, Collapsed) as error:
         fatal(error)
     except Exception as error:
         tell_reason(f"{type(error).__name__}: {error}".splitlines()[0])

@@ -109,6 +109,37 @@ def join(config: WorldConfig) -> World:
     return world
 
 
+@dataclass(frozen=True)
+class Ranks:
+    """What ranks add up or share on their devices in a step, without a read by the host."""
+
+    size: int
+    most_rows: int
+    """The most rows that any rank has to share."""
+
+    def sum(self, values: Tensor) -> Tensor:
+        """Values of the same shape on every rank, added up."""
+        result = values.clone()
+        if self.size > 1:
+            dist.all_reduce(result)
+        return result
+
+    def gather(self, rows: Tensor, fill: int) -> Tensor:
+        """The rows of all ranks in the order of the ranks, each rank's filled up to most_rows.
+
+        rows: (m, ...) with m at most most_rows. Returns (size * most_rows, ...).
+        """
+        missing = self.most_rows - len(rows)
+        padded = torch.cat([rows, rows.new_full((missing, *rows.shape[1:]), fill)])
+        if self.size == 1:
+            return padded
+        # As bytes: NCCL does not know all types, int16 for one.
+        sent = padded.contiguous().view(torch.uint8)
+        found = [torch.empty_like(sent) for _ in range(self.size)]
+        dist.all_gather(found, sent)
+        return torch.cat(found).view(rows.dtype)
+
+
 class Watchdog:
     """Ends the process with all stacks on stderr when nothing goes on for stall_s."""
 

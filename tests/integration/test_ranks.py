@@ -15,6 +15,7 @@ from tests.servers import free_ports
 from trainer.config import InputConfig, OptimConfig, UpdateConfig, WorldConfig
 from trainer.data import order, stream
 from trainer.learn import engine
+from trainer.learn.losses import CrossEntropy
 from trainer.world import join
 
 SAMPLES, LANES, CLASSES, SIZE = 64, 12, 5, 8
@@ -59,6 +60,7 @@ def rank_main(rank: int, size: int, port: int, micro: int, norm: bool, out: str)
     state = engine.build(
         network(norm),
         world,
+        CrossEntropy(),
         optim=optim,
         update=config,
         input=InputConfig(size_px=SIZE),

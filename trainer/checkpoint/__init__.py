@@ -9,6 +9,7 @@
 Nothing is pickled, nothing is ever overwritten, and what is restored has been hashed.
 """
 
+from trainer.checkpoint.choice import Which, ranked
 from trainer.checkpoint.errors import (
     CheckpointError,
     CorruptCheckpoint,
@@ -27,6 +28,8 @@ __all__ = [
     "StateMismatch",
     "StoredObject",
     "Superseded",
+    "Which",
     "newest",
+    "ranked",
     "read_state",
 ]

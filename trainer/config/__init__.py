@@ -3,6 +3,8 @@
 Shared with the launcher, so it imports neither torch nor anything that does.
 """
 
+from trainer.config.fields import section, setting
+from trainer.config.finetune import FinetuneConfig, StartConfig
 from trainer.config.loading import (
     RUN_CONFIG,
     ConfigError,
@@ -13,6 +15,17 @@ from trainer.config.loading import (
     parse,
     plain,
     walk,
+)
+from trainer.config.losses import (
+    BalanceConfig,
+    BootstrapConfig,
+    ElrConfig,
+    FocalConfig,
+    GceConfig,
+    GhmConfig,
+    LossConfig,
+    SceConfig,
+    SelfLabelConfig,
 )
 from trainer.config.schema import (
     CheckpointConfig,
@@ -26,20 +39,29 @@ from trainer.config.schema import (
     UpdateConfig,
     WorldConfig,
     lane_balance,
-    section,
-    setting,
 )
 
 __all__ = [
     "RUN_CONFIG",
+    "BalanceConfig",
+    "BootstrapConfig",
     "CheckpointConfig",
     "ConfigError",
     "DataConfig",
+    "ElrConfig",
     "EvaluateConfig",
+    "FinetuneConfig",
+    "FocalConfig",
+    "GceConfig",
+    "GhmConfig",
     "InputConfig",
     "LogConfig",
+    "LossConfig",
     "ModelConfig",
     "OptimConfig",
+    "SceConfig",
+    "SelfLabelConfig",
+    "StartConfig",
     "TrainConfig",
     "UpdateConfig",
     "WorldConfig",

@@ -2,39 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Literal
 
-
-def setting(
-    default: Any,
-    doc: str,
-    why: str,
-    *,
-    unit: str = "",
-    least: float | None = None,
-    above: float | None = None,
-    most: float | None = None,
-    required: bool = False,
-) -> Any:
-    """A configuration field: default, meaning, reason of the default, unit and allowed range."""
-    meta = {
-        "doc": doc,
-        "why": why,
-        "unit": unit,
-        "least": least,
-        "above": above,
-        "most": most,
-        "required": required,
-    }
-    if isinstance(default, dict):  # each configuration has its own
-        return field(default_factory=default.copy, metadata=meta)
-    return field(default=default, metadata=meta)
-
-
-def section(kind: type, doc: str) -> Any:
-    """A nested group of fields."""
-    return field(default_factory=kind, metadata={"doc": doc})
+from trainer.config.fields import section, setting
+from trainer.config.losses import LossConfig
 
 
 @dataclass(frozen=True)
@@ -269,6 +241,14 @@ class UpdateConfig:
     mixup: float = setting(
         0.2, "alpha of the Beta distribution; 0: off", "the team's", unit="1", least=0, most=10
     )
+    cutmix: float = setting(
+        0.0,
+        "alpha of the Beta distribution; 0: off; with mixup, every other micro-batch",
+        "the team used none",
+        unit="1",
+        least=0,
+        most=10,
+    )
     ema_half_life_epochs: float = setting(
         0.5,
         "half-life of the averaged weights; 0: no average",
@@ -407,6 +387,7 @@ class TrainConfig:
     input: InputConfig = section(InputConfig, "pictures to tensors")
     optim: OptimConfig = section(OptimConfig, "optimiser and schedule")
     update: UpdateConfig = section(UpdateConfig, "one update")
+    loss: LossConfig = section(LossConfig, "what an update lowers")
     evaluate: EvaluateConfig = section(EvaluateConfig, "validation")
     checkpoint: CheckpointConfig = section(CheckpointConfig, "kept state")
     log: LogConfig = section(LogConfig, "log and metrics")

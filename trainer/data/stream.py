@@ -65,6 +65,13 @@ class Batch:
     """What could not be read, named; each stands as grey pixels of weight 0."""
     fetched: Fetched = field(default_factory=Fetched)
     """What its loader process has had from the node's cache since its batch before."""
+    clean: Tensor | None = None
+    """(b, 3, S, S) uint8: the centre views of the same pictures, where they were asked for."""
+
+    @property
+    def ids(self) -> Tensor:
+        """(b,) int64 rows of the dataset's index; -1 for padding."""
+        return torch.tensor(self.part.ids or (-1,))
 
     def pin_memory(self) -> Batch:
         """The same in page-locked memory, which the device copies from without waiting."""
@@ -75,6 +82,7 @@ class Batch:
             self.weights.pin_memory(),
             self.damaged,
             self.fetched,
+            None if self.clean is None else self.clean.pin_memory(),
         )
 
 
@@ -91,8 +99,9 @@ class Decoded(Dataset[Batch]):
         view: Callable[[Tensor, Part, int], Tensor],
         size_px: int,
         cache_dir: Path,
+        clean: Callable[[Tensor, Part, int], Tensor] | None = None,
     ) -> None:
-        self.shards, self.data, self.view = shards, data, view
+        self.shards, self.data, self.view, self.clean = shards, data, view, clean
         self.size_px, self.cache_dir = size_px, cache_dir
         self.opened: tuple[Reader, NDArray[Any]] | None = None
 
@@ -106,18 +115,22 @@ class Decoded(Dataset[Batch]):
         reader, index = self.opened
         count = max(1, len(part.ids))
         pixels = torch.full((count, 3, self.size_px, self.size_px), GREY, dtype=torch.uint8)
+        clean = torch.full_like(pixels, GREY) if self.clean is not None else None
         labels, weights = torch.zeros(count, dtype=torch.int64), torch.zeros(count)
         damaged = []
         for row, sample in enumerate(part.ids):
             labels[row] = int(index[sample]["label"])
             try:
-                pixels[row] = self.view(decode(reader.read(sample)), part, sample)
+                picture = decode(reader.read(sample))
+                pixels[row] = self.view(picture, part, sample)
+                if clean is not None and self.clean is not None:
+                    clean[row] = self.clean(picture, part, sample)
             except (DamagedImage, DamagedSample) as error:
                 damaged.append(f"sample {sample}: {error}")
                 continue
             weights[row] = 1.0
         told, self.told = self.told, reader.fetched()
-        return Batch(part, pixels, labels, weights, tuple(damaged), self.told - told)
+        return Batch(part, pixels, labels, weights, tuple(damaged), self.told - told, clean)
 
 
 @dataclass(frozen=True)

@@ -21,9 +21,10 @@ from torch.nn.parallel import DistributedDataParallel
 from trainer.config import InputConfig, OptimConfig, UpdateConfig
 from trainer.data.augment import generator
 from trainer.data.stream import Batch, Step
-from trainer.learn import losses
+from trainer.learn.losses import Examples, Loss, Mix, cross_entropy, draw_mix, one_hot
 from trainer.learn.schedule import ema_decay
-from trainer.world import World
+from trainer.learn.teachers import Teacher
+from trainer.world import Ranks, World
 
 
 @dataclass
@@ -66,6 +67,8 @@ class State:
     optimizer: torch.optim.Optimizer
     ema: dict[str, Tensor]
     """Averaged parameters and buffers by the network's names."""
+    loss: Loss
+    teacher: Teacher | None
     world: World
     input: InputConfig
     precision: str
@@ -79,13 +82,14 @@ class State:
     """Seconds spent waiting for batches, and in updates as a whole."""
 
     def tensors(self) -> dict[str, Tensor]:
-        """The state as flat tensors: model.*, ema.*, momentum.*."""
+        """The state as flat tensors: model.*, ema.*, momentum.*, and loss.* where it has any."""
         flat = {f"model.{name}": value for name, value in self.network.state_dict().items()}
         flat |= {f"ema.{name}": value for name, value in self.ema.items()}
         for name, parameter in self.network.named_parameters():
             momentum = self.optimizer.state[parameter].get("momentum_buffer")
             zeros = torch.zeros_like(parameter)
             flat[f"momentum.{name}"] = zeros if momentum is None else momentum
+        flat |= {f"loss.{name}": value for name, value in self.loss.state_dict().items()}
         return flat
 
     @torch.no_grad()
@@ -95,7 +99,8 @@ class State:
         if own.keys() != flat.keys():
             odd = sorted(own.keys() ^ flat.keys())
             raise ValueError(
-                f"the checkpoint holds another network: {len(odd)} tensors differ, first {odd[0]}"
+                f"the checkpoint holds another network or loss: {len(odd)} tensors differ, first"
+                f" {odd[0]}"
             )
         for name, value in flat.items():
             if own[name].shape != value.shape:
@@ -104,6 +109,7 @@ class State:
                     f" {tuple(own[name].shape)}"
                 )
         self.network.load_state_dict(_part(flat, "model."))
+        self.loss.load_state_dict(_part(flat, "loss."))
         for name, value in _part(flat, "ema.").items():
             self.ema[name].copy_(value)
         momenta = _part(flat, "momentum.")
@@ -122,6 +128,7 @@ def _part(flat: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
 def build(
     network: nn.Module,
     world: World,
+    loss: Loss,
     *,
     optim: OptimConfig,
     update: UpdateConfig,
@@ -129,8 +136,12 @@ def build(
     seed: int,
     precision: str,
     layout: str,
+    teacher: Teacher | None = None,
 ) -> State:
-    """The state before the first update, on the rank's device."""
+    """The state before the first update, on the rank's device.
+
+    teacher: a frozen one; the averaged weights teach where the loss wants a teacher and has none.
+    """
     memory = torch.channels_last if layout == "nhwc" else torch.contiguous_format
     network = network.to(world.device, memory_format=memory)  # type: ignore[call-overload]
     optimizer = torch.optim.SGD(
@@ -148,14 +159,18 @@ def build(
         forward_sync_buffers=False,
         gradient_as_bucket_view=True,
     )
+    ema = {name: value.detach().clone() for name, value in network.state_dict().items()}
+    if teacher is None and loss.needs_average:
+        teacher = Teacher.sharing(network, ema, input)
     if update.compile:
         network.compile()  # in place: names of the state stay
-    ema = {name: value.detach().clone() for name, value in network.state_dict().items()}
     return State(
         network,
         parallel,
         optimizer,
         ema,
+        loss.to(world.device),
+        teacher,
         world,
         input,
         precision,
@@ -221,20 +236,22 @@ def update(
     draw = generator("mixup", state.seed, step.epoch, step.start)
     statistics = _running_statistics(state.network)
     state.parallel.train()  # type: ignore[no-untyped-call]
+    state.loss.begin(state.seen)
     for micro in range(step.num_micros):
         before = time.perf_counter()
         batch = next(batches)
         waited += time.perf_counter() - before
         last = micro == step.num_micros - 1
-        share = losses.mixup_share(config.mixup, draw)
+        mix = draw_mix(config.mixup, config.cutmix, batch.pixels.shape[-1], draw)
         with nullcontext() if last else state.parallel.no_sync():
-            loss = _loss(config, state, batch, share)
+            loss = _loss(config, state, batch, mix)
             if last:
                 ask()
             (loss * scale).backward()  # type: ignore[no-untyped-call]
     with torch.no_grad():
         bad = _step(optim, state)
         _restore(state.network, statistics, bad)
+        state.loss.settle(Ranks(state.world.size, step.num_micros * config.micro_batch), 1 - bad)
         _average(state, ema_half_life_samples, num_samples)
     state.updates += 1
     state.seen += num_samples
@@ -242,20 +259,28 @@ def update(
     state.timings["step"] += time.perf_counter() - began
 
 
-def _loss(config: UpdateConfig, state: State, batch: Batch, share: float) -> Tensor:
+def _loss(config: UpdateConfig, state: State, batch: Batch, mix: Mix) -> Tensor:
     """The weighted losses of a micro-batch, added up."""
     device = state.world.device
-    pixels = normalise(batch.pixels, state.input, device, state.layout)
+    own = normalise(batch.pixels, state.input, device, state.layout)
     labels = batch.labels.to(device, non_blocking=True)
     weights = batch.weights.to(device, non_blocking=True)
-    if config.mixup > 0:
-        pixels = losses.mixup(pixels, share)
+    shares, weights = mix.shares(weights)
+    teaching = None
+    if state.loss.teacher:
+        assert state.teacher is not None, "build gives one where the loss wants it"
+        teaching = _teach(state, state.teacher, batch)
     with autocast(state.precision, device):
-        logits = state.parallel(pixels)
-    each = losses.cross_entropy(logits, labels, config.label_smoothing)
-    if config.mixup > 0:
-        other = losses.cross_entropy(logits, labels.flip(0), config.label_smoothing)
-        each = losses.mixed(each, other, share)
+        logits = state.parallel(mix.pixels(own))
+    examples = Examples(
+        labels=labels,
+        targets=one_hot(labels, logits.shape[1], config.label_smoothing),
+        ids=batch.ids.to(device, non_blocking=True),
+        counted=(weights > 0).float(),
+        shares=shares,
+        teacher=teaching,
+    )
+    each = state.loss(logits, examples)
     # A weight of 0 must hide even a non-finite loss, which 0 times it would not.
     total = torch.where(weights > 0, each * weights, torch.zeros_like(each)).sum()
     with torch.no_grad():
@@ -263,6 +288,16 @@ def _loss(config: UpdateConfig, state: State, batch: Batch, share: float) -> Ten
         state.counters.weight += weights.sum()
         state.counters.correct += (weights * (logits.argmax(1) == labels)).sum()
     return total
+
+
+@torch.no_grad()
+def _teach(state: State, teacher: Teacher, batch: Batch) -> Tensor:
+    """(b, K) the teacher's logits for the unmixed pictures, or their clean views."""
+    seen = batch.pixels if batch.clean is None else batch.clean
+    pixels = normalise(seen, teacher.input, state.world.device, state.layout)
+    with autocast(state.precision, state.world.device):
+        logits: Tensor = teacher.network(pixels)
+    return logits.float()
 
 
 def _step(optim: OptimConfig, state: State) -> Tensor:
@@ -368,7 +403,7 @@ def evaluate(state: State, batches: Iterator[Batch], num_classes: int) -> Accura
         hits = logits.float().topk(ranks, 1).indices == labels[:, None]
         row = torch.stack([present, present * hits[:, 0], present * hits.any(1)], 1)
         counts.index_add_(0, labels, row)
-        counts[-1, 0] += (losses.cross_entropy(logits, labels, 0.0) * present).sum()
+        counts[-1, 0] += (cross_entropy(logits, one_hot(labels, logits.shape[1])) * present).sum()
     state.network.load_state_dict(own)
     return _accuracy(state.world.sum(counts))
 

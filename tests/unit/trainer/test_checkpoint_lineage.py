@@ -113,6 +113,9 @@ def test_what_older_generations_add_later_changes_nothing(
     found: list[Step], drawn: list[Fence], late: list[int]
 ) -> None:
     """Once generation 7 stands at its parent, no late commit of 1 to 6 moves the line."""
+    begun = {fence.generation: fence.parent.update for fence in drawn if fence.parent}
+    # A generation keeps nothing at or before the update that it goes on from.
+    found = [step for step in found if step.update > begun.get(step.generation, -1)]
     chosen = max(valid(found, drawn), default=None)
     fence = Fence(7, chosen)
     before = valid(found, [*drawn, fence])

@@ -42,6 +42,8 @@ class Group:
     store: Faulty
     parent: Manifest | None
     update: int
+    line: list[Step]
+    """The line that it chose its parent from."""
     fenced: bool = False
     number: int = field(init=False)
 
@@ -96,7 +98,8 @@ class Groups(RuleBasedStateMachine):
             assert self.expected() is None
             return
         assert (parent.step if parent else None) == self.expected()
-        self.groups.append(Group(keeper, store, parent, parent.update if parent else 0))
+        update = parent.update if parent else 0
+        self.groups.append(Group(keeper, store, parent, update, list(self.line)))
 
     @precondition(lambda self: any(not group.fenced for group in self.groups))
     @rule(data=st.data())
@@ -113,7 +116,8 @@ class Groups(RuleBasedStateMachine):
         group.fenced = True
         self.head = group.number
         cut = group.parent.step if group.parent else None
-        self.line = self.line[: self.line.index(cut) + 1] if cut else []
+        # Of the line it chose from: an older group that fences late may have begun another since.
+        self.line = group.line[: group.line.index(cut) + 1] if cut else []
 
     @precondition(lambda self: any(group.fenced for group in self.groups))
     @rule(

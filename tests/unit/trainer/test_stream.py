@@ -130,7 +130,7 @@ def test_a_rank_without_samples_still_takes_part() -> None:
 
     step = stream.Step(0, 0, 1, (), 1)
     source = stream.Decoded.__new__(stream.Decoded)
-    source.size_px, source.opened = 8, (Unread(), None)  # type: ignore[assignment]
+    source.size_px, source.opened, source.clean = 8, (Unread(), None), None  # type: ignore[assignment]
     batch = source[stream.Part(step, ())]
     assert batch.pixels.shape == (1, 3, 8, 8)
     assert batch.weights.tolist() == [0.0]
