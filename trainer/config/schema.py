@@ -75,6 +75,20 @@ class ModelConfig:
         least=0,
         most=0.95,
     )
+    pool: Literal["default", "gem", "gem_channel"] = setting(
+        "default",
+        "pooling before the classifier; gem: generalised mean with one learnt power, gem_channel:"
+        " with one a channel; default: the network's own average",
+        "the published networks average",
+    )
+    pool_p: float = setting(
+        1.0,
+        "power that gem starts from; 1 averages, larger ones near the maximum",
+        "leaves the answers of pretrained weights as they are",
+        unit="1",
+        least=1,
+        most=8,
+    )
 
 
 @dataclass(frozen=True)

@@ -37,12 +37,26 @@ def test_a_narrow_resnet18_takes_small_pictures(width: float, stem: str, size: i
     assert parameters_m(network) < 3
 
 
+def test_pooling_is_as_configured() -> None:
+    learnt = models.build(ModelConfig(width=0.125, pool="gem", pool_p=1.5), 7)
+    assert learnt.get_parameter("global_pool.p").item() == 1.5
+    each = models.build(ModelConfig(width=0.125, pool="gem_channel"), 7)
+    assert each.get_parameter("global_pool.p").shape == (each.num_features,)
+    names = models.build(ModelConfig(width=0.125), 7).state_dict().keys()
+    assert "global_pool.p" not in names
+
+
 @pytest.mark.parametrize(
     ("config", "said"),
     [
         (ModelConfig(name="resnet19"), "model.name is 'resnet19', .*did you mean resnet1"),
         (ModelConfig(name="zzz"), "model.name is 'zzz', but timm has no such network"),
         (ModelConfig(name="dpn98", width=0.5), "model.width .* 'dpn98'"),
+        (ModelConfig(pool_p=3), "model.pool_p is 3, but model.pool is default"),
+        (
+            ModelConfig(name="vit_tiny_patch16_224", pool="gem"),
+            "model.pool is 'gem', .* network Vi",
+        ),
     ],
 )
 def test_wrong_names_are_one_line(config: ModelConfig, said: str) -> None:
