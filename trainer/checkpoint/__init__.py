@@ -17,7 +17,7 @@ from trainer.checkpoint.errors import (
 )
 from trainer.checkpoint.format import Manifest, StoredObject
 from trainer.checkpoint.keeper import Keeper
-from trainer.checkpoint.restore import newest, read_state
+from trainer.checkpoint.restore import newest, read_state, read_tensors
 
 __all__ = [
     "CheckpointError",
@@ -29,4 +29,5 @@ __all__ = [
     "Superseded",
     "newest",
     "read_state",
+    "read_tensors",
 ]

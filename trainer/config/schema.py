@@ -89,6 +89,13 @@ class ModelConfig:
         least=1,
         most=8,
     )
+    pretrained: str = setting(
+        "",
+        "address of a .safetensors file (file:// or s3://) whose weights a new run begins with, by"
+        " name: a published network or a checkpoint of ours; a classifier of another number of"
+        " classes begins anew; empty: random weights",
+        "the published recipes train from random weights",
+    )
 
 
 @dataclass(frozen=True)
