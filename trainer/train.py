@@ -34,7 +34,7 @@ from trainer.data import order, stream
 from trainer.data.selection import load_selection, load_weights
 from trainer.data.shards import Dataset, DatasetError, open_dataset
 from trainer.exits import FATAL, TERMINATED, USAGE, tell_reason
-from trainer.learn import engine, fastest, losses, models
+from trainer.learn import engine, fastest, losses, models, pretrained
 from trainer.learn.schedule import learning_rate
 from trainer.learn.teachers import Teacher
 from trainer.metrics import Lines
@@ -193,6 +193,8 @@ def restore(cfg: TrainConfig, world: World, data: Data, start: Start) -> engine.
     """The state to go on with: of the chosen checkpoint, or new and the same on every rank."""
     torch.manual_seed(cfg.seed)
     network = models.build(cfg.model, data.num_classes)
+    if cfg.model.pretrained and start.parent is None:
+        pretrained.load(network, cfg.model.pretrained)
     precision, layout = how_to_compute(cfg, world, network, start.parent)
     state = engine.build(
         network,

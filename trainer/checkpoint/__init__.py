@@ -18,7 +18,7 @@ from trainer.checkpoint.errors import (
 )
 from trainer.checkpoint.format import Manifest, StoredObject
 from trainer.checkpoint.keeper import Keeper
-from trainer.checkpoint.restore import newest, read_state
+from trainer.checkpoint.restore import newest, read_state, read_tensors
 
 __all__ = [
     "CheckpointError",
@@ -32,4 +32,5 @@ __all__ = [
     "newest",
     "ranked",
     "read_state",
+    "read_tensors",
 ]

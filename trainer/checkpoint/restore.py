@@ -195,6 +195,16 @@ def read_state(
     return _tensors(layout, block)
 
 
+def read_tensors(store: Store, key: str) -> tuple[dict[str, Tensor], str]:
+    """The tensors of any safetensors file on the CPU, and the file's SHA-256.
+
+    Raises ValueError where it is none, StorageError where it cannot be had.
+    """
+    size = store.size(key)
+    header, block, sha256 = _fetch(store, key, size)
+    return _tensors(parse_header(header, size), block), sha256
+
+
 def _fetch(store: Store, key: str, size: int) -> tuple[bytes, Tensor, str]:
     """Header, data and SHA-256 of the whole, in one pass and without a second copy of the data."""
     digest = hashlib.sha256()

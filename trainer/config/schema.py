@@ -47,6 +47,27 @@ class ModelConfig:
         least=0,
         most=0.95,
     )
+    pool: Literal["default", "gem", "gem_channel"] = setting(
+        "default",
+        "pooling before the classifier; gem: generalised mean with one learnt power, gem_channel:"
+        " with one a channel; default: the network's own average",
+        "the published networks average",
+    )
+    pool_p: float = setting(
+        1.0,
+        "power that gem starts from; 1 averages, larger ones near the maximum",
+        "leaves the answers of pretrained weights as they are",
+        unit="1",
+        least=1,
+        most=8,
+    )
+    pretrained: str = setting(
+        "",
+        "address of a .safetensors file (file:// or s3://) whose weights a new run begins with, by"
+        " name: a published network or a checkpoint of ours; a classifier of another number of"
+        " classes begins anew; empty: random weights",
+        "the published recipes train from random weights",
+    )
 
 
 @dataclass(frozen=True)

@@ -10,13 +10,26 @@ from timm.models.resnet import BasicBlock, Bottleneck, ResNet
 from torch import nn
 
 from trainer.config import ConfigError, ModelConfig
+from trainer.learn.pooling import replace_pooling
 
 
 def build(config: ModelConfig, num_classes: int) -> nn.Module:
-    """The network with random weights and a head of num_classes.
+    """The network with random weights, the configured pooling and a head of num_classes.
 
     Raises ConfigError where the name is unknown or a field does not fit the network.
     """
+    network = _by_name(config, num_classes)
+    if config.pool != "default":
+        replace_pooling(network, config.pool, config.pool_p)
+    elif config.pool_p != 1:
+        raise ConfigError(
+            f"model.pool_p is {config.pool_p:g}, but model.pool is default, which has no power;"
+            " set model.pool to gem or gem_channel, or leave model.pool_p at 1"
+        )
+    return network
+
+
+def _by_name(config: ModelConfig, num_classes: int) -> nn.Module:
     if config.name == "resnet18":
         return resnet18(num_classes, config.width, config.stem, config.drop_rate)
     if config.width != 1 or config.stem != "default":
@@ -53,6 +66,7 @@ def resnext152d_32x4d(num_classes: int, drop_rate: float = 0.0) -> nn.Module:
         stem_width=32,
         stem_type="deep",
         avg_down=True,
+        zero_init_last=True,
         drop_rate=drop_rate,
     )
     return network
