@@ -17,11 +17,11 @@ import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import NoReturn
+from typing import NoReturn, TypeVar
 
 import numpy as np
 import torch
@@ -34,7 +34,7 @@ from trainer.data import order, stream
 from trainer.data.selection import load_selection, load_weights
 from trainer.data.shards import Dataset, DatasetError, open_dataset
 from trainer.exits import FATAL, TERMINATED, USAGE, tell_reason
-from trainer.learn import engine, fastest, losses, models, pretrained
+from trainer.learn import engine, fastest, losses, models, optimizer, pretrained
 from trainer.learn.schedule import learning_rate
 from trainer.learn.teachers import Teacher
 from trainer.metrics import Lines
@@ -45,14 +45,35 @@ from trainer.world import Watchdog, World, join
 
 logger = logging.getLogger(__name__)
 
+C = TypeVar("C", bound=TrainConfig)
 
-def train(cfg: TrainConfig) -> None:
-    """Trains until cfg.epochs are seen, from the newest checkpoint or from the start."""
+
+class Begin:
+    """How a run begins; this one with random weights, or those of model.pretrained."""
+
+    def network(self, cfg: TrainConfig, network: nn.Module, fresh: bool) -> tuple[nn.Module, ...]:
+        """Prepares the network, whose state comes from a checkpoint unless `fresh`.
+
+        Returns the parts that stay as they are.
+        """
+        if cfg.model.pretrained and fresh:
+            pretrained.load(network, cfg.model.pretrained)
+        return ()
+
+    def state(self, state: engine.State, batches: Iterator[stream.Batch]) -> None:
+        """Prepares the state of a fresh run; batches: those that it will train on."""
+
+
+def train(cfg: TrainConfig, begin: Begin | None = None) -> None:
+    """Trains until cfg.epochs are seen, from the newest checkpoint or as `begin` says."""
+    begin = begin or Begin()
     world = join(cfg.world)
     watchdog = Watchdog(cfg.world.stall_s)
     data = open_data(cfg)
     start = claim(cfg, world, data)
-    state = restore(cfg, world, data, start)
+    state = restore(cfg, world, data, start, begin)
+    if start.parent is None:
+        begin.state(state, training_batches(cfg, world, data, 0))
     report = Report(cfg, world, goal=data.goal, epoch_samples=data.num_samples, lines=start.lines)
     report.start(state, start.generation, start.parent.update if start.parent else 0)
     audit = Audit(cfg.log.audit_dir, start.generation, world.rank)
@@ -60,7 +81,7 @@ def train(cfg: TrainConfig) -> None:
 
     for step, batches in stream.steps_of(training_batches(cfg, world, data, state.seen)):
         lr = learning_rate(cfg.optim, state.seen, data.goal, data.num_samples)
-        set_rate(state.optimizer, lr)
+        optimizer.set_rate(state.optimizer, lr)
         before = state.seen
         save_due = time.monotonic() - saved_at >= cfg.checkpoint.every_s
         engine.update(
@@ -189,12 +210,11 @@ def claim(cfg: TrainConfig, world: World, data: Data) -> Start:
     return Start(int(number), Manifest.parse(manifest) if manifest else None, keeper, lines)
 
 
-def restore(cfg: TrainConfig, world: World, data: Data, start: Start) -> engine.State:
+def restore(cfg: TrainConfig, world: World, data: Data, start: Start, begin: Begin) -> engine.State:
     """The state to go on with: of the chosen checkpoint, or new and the same on every rank."""
     torch.manual_seed(cfg.seed)
     network = models.build(cfg.model, data.num_classes)
-    if cfg.model.pretrained and start.parent is None:
-        pretrained.load(network, cfg.model.pretrained)
+    resting = begin.network(cfg, network, start.parent is None)
     precision, layout = how_to_compute(cfg, world, network, start.parent)
     state = engine.build(
         network,
@@ -207,6 +227,7 @@ def restore(cfg: TrainConfig, world: World, data: Data, start: Start) -> engine.
         precision=precision,
         layout=layout,
         teacher=frozen_teacher(cfg, world, layout, data.num_classes),
+        resting=resting,
     )
     if start.parent is not None:
         if start.keeper is not None:
@@ -327,12 +348,6 @@ def checked(
         yield batch
 
 
-def set_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
-    """Sets the learning rate of every parameter group."""
-    for group in optimizer.param_groups:
-        group["lr"] = lr
-
-
 def crossed(every_epochs: float, before: int, state: engine.State, data: Data) -> bool:
     """Whether the update passed a multiple of every_epochs; the same on every rank."""
     span = every_epochs * data.num_samples
@@ -446,6 +461,11 @@ def fatal(error: Exception) -> NoReturn:
 
 def main() -> None:
     """Reads the run and trains; the exit status is in docs/cli.md."""
+    run_entry(TrainConfig, train)
+
+
+def run_entry(kind: type[C], entry: Callable[[C], None]) -> None:
+    """Reads the configuration of that kind, calls the entry, and tells why it cannot go on."""
     rank = int(os.environ.get("RANK", "0"))
     logging.basicConfig(
         level=logging.INFO if rank == 0 else logging.WARNING,
@@ -455,7 +475,7 @@ def main() -> None:
     arguments = sys.argv[1:]
     path = arguments.pop(0) if arguments and "=" not in arguments[0] else None
     try:
-        train(load(TrainConfig, path, arguments))
+        entry(load(kind, path, arguments))
     except (ConfigError, DatasetError, StateMismatch, BadAddress, NonFinite, Collapsed) as error:
         fatal(error)
     except Exception as error:

@@ -208,6 +208,14 @@ class OptimConfig:
         least=0,
         most=1,
     )
+    pool_lr_ratio: float = setting(
+        10.0,
+        "learning rate of GeM's p, times the others'",
+        "one number among millions of weights would hardly move",
+        unit="ratio",
+        least=0,
+        most=1000,
+    )
     warmup_epochs: float = setting(5.0, "linear warm-up", "the team's", unit="epochs", least=0)
     clip_norm: float = setting(
         0.0,

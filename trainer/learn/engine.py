@@ -21,6 +21,7 @@ from torch.nn.parallel import DistributedDataParallel
 from trainer.config import InputConfig, OptimConfig, UpdateConfig
 from trainer.data.augment import generator
 from trainer.data.stream import Batch, Step
+from trainer.learn import optimizer
 from trainer.learn.losses import Examples, Loss, Mix, cross_entropy, draw_mix, one_hot
 from trainer.learn.schedule import ema_decay
 from trainer.learn.teachers import Teacher
@@ -78,6 +79,8 @@ class State:
     seen: int = 0
     """Samples trained on since the run began."""
     seed: int = 0
+    resting: tuple[nn.Module, ...] = ()
+    """Parts that stay as they are, running statistics included."""
     timings: dict[str, float] = field(default_factory=lambda: {"data": 0.0, "step": 0.0})
     """Seconds spent waiting for batches, and in updates as a whole."""
 
@@ -137,20 +140,15 @@ def build(
     precision: str,
     layout: str,
     teacher: Teacher | None = None,
+    resting: tuple[nn.Module, ...] = (),
 ) -> State:
     """The state before the first update, on the rank's device.
 
     teacher: a frozen one; the averaged weights teach where the loss wants a teacher and has none.
+    resting: parts of the network whose parameters want no gradient, and which stay as they are.
     """
     memory = torch.channels_last if layout == "nhwc" else torch.contiguous_format
     network = network.to(world.device, memory_format=memory)  # type: ignore[call-overload]
-    optimizer = torch.optim.SGD(
-        parameter_groups(network, optim.weight_decay),
-        lr=optim.lr,
-        momentum=optim.momentum,
-        nesterov=optim.nesterov and optim.momentum > 0,
-        fused=True,  # the only form that can skip an update without a read from the device
-    )
     parallel = DistributedDataParallel(
         network,
         device_ids=[world.device] if world.device.type == "cuda" else None,
@@ -167,7 +165,7 @@ def build(
     return State(
         network,
         parallel,
-        optimizer,
+        optimizer.build(network, optim),
         ema,
         loss.to(world.device),
         teacher,
@@ -177,17 +175,8 @@ def build(
         layout,
         Counters.zeros(world.device),
         seed=seed,
+        resting=resting,
     )
-
-
-def parameter_groups(network: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Parameters that decay, and those that do not: biases and norms (one dimension or none)."""
-    decayed = [p for p in network.parameters() if p.requires_grad and p.ndim > 1]
-    free = [p for p in network.parameters() if p.requires_grad and p.ndim <= 1]
-    return [
-        {"params": decayed, "weight_decay": weight_decay},
-        {"params": free, "weight_decay": 0.0},
-    ]
 
 
 def autocast(precision: str, device: torch.device) -> AbstractContextManager[Any]:
@@ -236,6 +225,8 @@ def update(
     draw = generator("mixup", state.seed, step.epoch, step.start)
     statistics = _running_statistics(state.network)
     state.parallel.train()  # type: ignore[no-untyped-call]
+    for part in state.resting:
+        part.eval()
     state.loss.begin(state.seen)
     for micro in range(step.num_micros):
         before = time.perf_counter()
@@ -317,10 +308,10 @@ def _step(optim: OptimConfig, state: State) -> Tensor:
     counters.in_a_row.copy_(torch.maximum(counters.in_a_row, counters.streak))
     counters.grad_norm.copy_(norm)
     # The fused optimisers leave everything as it is where found_inf is 1.
-    optimizer: Any = state.optimizer
-    optimizer.found_inf = bad
-    optimizer.step()
-    optimizer.zero_grad(set_to_none=True)
+    fused: Any = state.optimizer
+    fused.found_inf = bad
+    fused.step()
+    fused.zero_grad(set_to_none=True)
     return bad
 
 

@@ -6,6 +6,7 @@ import difflib
 from typing import Any
 
 import timm
+from timm.models import group_parameters
 from timm.models.resnet import BasicBlock, Bottleneck, ResNet
 from torch import nn
 
@@ -105,3 +106,21 @@ def convolution(inputs: int, outputs: int, kernel: int, stride: int) -> nn.Conv2
     layer = nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, bias=False)
     nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
     return layer
+
+
+def head_name(network: nn.Module) -> str:
+    """The classifier's name within a timm network."""
+    wanted = network.get_classifier()  # type: ignore[operator]
+    names: list[str] = [name for name, part in network.named_modules() if part is wanted]
+    return names[0]
+
+
+def stage_of(network: nn.Module) -> dict[str, int]:
+    """The stage of each parameter by name: 0 the stem, then the network's stages or cells.
+
+    As timm groups them; the classifier and what stands beside it come last.
+    """
+    matcher = network.group_matcher(coarse=True)  # type: ignore[operator]
+    layers: dict[str, int] = group_parameters(network, matcher, reverse=True)
+    order = {layer: number for number, layer in enumerate(sorted(set(layers.values())))}
+    return {name: order[layer] for name, layer in layers.items()}

@@ -67,7 +67,7 @@ class GeM(nn.Module):
         super().__init__()
         if not P_LEAST <= p <= P_MOST:
             raise ValueError(f"p is {p}, but allowed is {P_LEAST:g} to {P_MOST:g}")
-        # One dimension or none, so the optimiser lets it not decay (engine.parameter_groups).
+        # One dimension or none, so the optimiser lets it not decay (optimizer.parameter_groups).
         self.p = nn.Parameter(torch.full(() if channels is None else (channels,), float(p)))
         self.flat = flat
 

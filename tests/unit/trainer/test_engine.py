@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from trainer.config import InputConfig, OptimConfig, UpdateConfig, WorldConfig
 from trainer.data.stream import Batch, Part, Step
-from trainer.learn import engine
+from trainer.learn import engine, optimizer
 from trainer.learn.losses import CrossEntropy
 from trainer.learn.schedule import ema_decay
 from trainer.world import World, join
@@ -154,7 +154,7 @@ def test_a_sample_of_weight_0_leaves_no_trace_in_the_gradient(world: World) -> N
 
 def test_biases_and_norms_do_not_decay(world: World) -> None:
     network = Tiny()
-    decayed, free = engine.parameter_groups(network, 0.5)
+    decayed, free = optimizer.parameter_groups(network, OptimConfig(weight_decay=0.5))
     assert [id(p) for p in decayed["params"]] == [id(network.head.weight)]
     assert {id(p) for p in free["params"]} == {
         id(network.head.bias),
@@ -205,7 +205,9 @@ def test_a_state_reads_back_as_it_was_written(world: World) -> None:
 def test_a_state_of_another_network_is_refused_by_name(world: World) -> None:
     state = make_state(world)
     flat = copies(state, "")
-    with pytest.raises(ValueError, match=r"another network or loss: 1 tensors differ, first ema\.he"):
+    with pytest.raises(
+        ValueError, match=r"network or loss: 1 tensors differ, first ema\.he"
+    ):
         state.load(flat | {"ema.head.bias_": torch.zeros(3)}, updates=1, seen=1)
     with pytest.raises(ValueError, match=r"^model\.head\.bias is \(5,\) .* network's is \(3,\)$"):
         state.load(flat | {"model.head.bias": torch.zeros(5)}, updates=1, seen=1)

@@ -18,7 +18,7 @@ from tests.unit.trainer.shards import write_shards
 from trainer import train
 from trainer.config import TrainConfig, WorldConfig, parse
 from trainer.data import stream
-from trainer.learn import engine, losses, models
+from trainer.learn import engine, losses, models, optimizer
 from trainer.learn.schedule import learning_rate
 from trainer.learn.teachers import Teacher
 from trainer.world import World, join
@@ -92,7 +92,7 @@ def first_losses(world: World, folder: Path, overrides: list[str]) -> list[float
     found: list[float] = []
     for step, batches in stream.steps_of(train.training_batches(cfg, world, data, 0)):
         lr = learning_rate(cfg.optim, state.seen, data.goal, data.num_samples)
-        train.set_rate(state.optimizer, lr)
+        optimizer.set_rate(state.optimizer, lr)
         engine.update(
             cfg.update,
             cfg.optim,

@@ -1,0 +1,162 @@
+"""Fine-tuning: a training run that begins from another run's checkpoint, at a larger input for one.
+
+    python -m trainer.finetune run.yaml start.address=RUN input.size_px=320
+
+Everything after the beginning is training as trainer.train does it: elastic, resumable, counted.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import re
+from collections.abc import Iterator
+
+import torch
+from torch import nn
+
+from trainer import train
+from trainer.checkpoint import CheckpointError
+from trainer.config import ConfigError, FinetuneConfig, ModelConfig, StartConfig, TrainConfig
+from trainer.data.stream import Batch
+from trainer.learn import engine, models, statistics
+from trainer.learn.pooling import GeM
+from trainer.runs import Source, open_run
+
+logger = logging.getLogger(__name__)
+
+
+def finetune(cfg: FinetuneConfig) -> None:
+    """Trains from the checkpoint that cfg.start names, or on from this run's own newest one."""
+    try:
+        source = open_run(cfg.start.address, cfg.start.which)
+    except CheckpointError as error:
+        raise ConfigError(f"start.address: {error}") from error
+    check_network(cfg, source)
+    train.train(cfg, FromRun(cfg, source))
+
+
+def check_network(cfg: FinetuneConfig, source: Source) -> None:
+    """Raises ConfigError where the run to begin from has trained another network."""
+
+    def shape(model: ModelConfig) -> tuple[str, float, str]:
+        return model.name, model.width, model.stem
+
+    ours, theirs = shape(cfg.model), shape(source.config.model)
+    if ours != theirs:
+        raise ConfigError(
+            f"start.address {source.address} holds {_told(theirs)}, but model is {_told(ours)};"
+            " give a run of the same network, or set model.* to its"
+        )
+
+
+def _told(shape: tuple[str, float, str]) -> str:
+    name, width, stem = shape
+    told = name if width == 1 else f"{name} of width {width:g}"
+    return told if stem == "default" else f"{told} with a {stem} stem"
+
+
+class FromRun(train.Begin):
+    """Begins with the averaged weights of a run."""
+
+    def __init__(self, cfg: FinetuneConfig, source: Source) -> None:
+        self.start, self.source = cfg.start, source
+        self.micro_batch = cfg.update.micro_batch
+
+    def network(self, cfg: TrainConfig, network: nn.Module, fresh: bool) -> tuple[nn.Module, ...]:
+        """The run's weights where the run is fresh; says what learns in any case."""
+        if fresh:
+            load_weights(network, self.source, self.start.head)
+        return rest(network, self.start)
+
+    def state(self, state: engine.State, batches: Iterator[Batch]) -> None:
+        """Measures the running statistics anew where the configuration wants it."""
+        wanted = self.start.statistics_samples
+        if not wanted:
+            return
+        some = itertools.islice(batches, max(1, wanted // (state.world.size * self.micro_batch)))
+        count = statistics.recalibrate(state.network, (inputs(state, batch) for batch in some))
+        for name, value in state.network.named_buffers():
+            state.ema[name].copy_(value)
+        logger.info("running statistics measured anew over %d batches of each rank", count)
+
+
+def load_weights(network: nn.Module, source: Source, head: str) -> None:
+    """Takes the source's averaged weights, but for the classifier where it is to be new.
+
+    Raises ConfigError where the classes differ and the classifier is to be kept, or where a
+    tensor does not fit.
+    """
+    own = network.state_dict()
+    left = {name for name in own if name.startswith(f"{models.head_name(network)}.")}
+    powers = {f"{name}.p" for name, part in network.named_modules() if isinstance(part, GeM)}
+    given = dict(source.weights)
+    if head == "new":
+        given = {name: value for name, value in given.items() if name not in left}
+    elif any(given[name].shape != own[name].shape for name in left & given.keys()):
+        raise ConfigError(
+            f"start.address {source.address} has {source.num_classes} classes, but this run's data"
+            " has another number; set start.head to new"
+        )
+    missing = own.keys() - given.keys() - powers - (left if head == "new" else set())
+    # A run without GeM has no p, and one that is fine-tuned without GeM has no use for p.
+    odd = {name for name in given.keys() - own.keys() if not re.search(r"(^|\.)p$", name)}
+    if missing or odd:
+        first = ", ".join(sorted(missing | odd)[:5])
+        raise ConfigError(
+            f"start.address {source.address} does not fit {len(missing | odd)} tensors of the"
+            f" network, first {first}; give a run of the same model.*"
+        )
+    network.load_state_dict({k: v for k, v in given.items() if k in own}, strict=False)
+
+
+def rest(network: nn.Module, start: StartConfig) -> tuple[nn.Module, ...]:
+    """Takes the gradients from what is not to learn; returns those parts, to stay in evaluation.
+
+    Raises ConfigError where nothing would be left to learn.
+    """
+    head = network.get_submodule(models.head_name(network))
+    pools = [part for part in network.modules() if isinstance(part, GeM)]
+    if start.train == "pool" and not pools:
+        raise ConfigError("start.train is pool, but the network has no GeM; set model.pool to gem")
+    resting: tuple[nn.Module, ...] = ()
+    if start.train != "all":
+        network.requires_grad_(False)
+        learning = [head] if start.train == "head" else pools
+        for part in learning:
+            part.requires_grad_(True)
+        resting = (network,)
+    if start.frozen_stages:
+        resting = (*resting, *frozen(network, start.frozen_stages))
+    return resting
+
+
+def frozen(network: nn.Module, num_stages: int) -> list[nn.Module]:
+    """Takes the gradients from the stem and the first stages; returns their layers."""
+    stage_of = models.stage_of(network)
+    last = max(stage_of.values())
+    if num_stages >= last:
+        raise ConfigError(
+            f"start.frozen_stages is {num_stages}, but the network has {last - 1} stages between"
+            " its stem and its classifier"
+        )
+    layers = []
+    for prefix, layer in network.named_modules():
+        own = [f"{prefix}.{name}".lstrip(".") for name, _ in layer.named_parameters(recurse=False)]
+        if own and all(stage_of[name] <= num_stages for name in own):
+            layers.append(layer.requires_grad_(False))
+    return layers
+
+
+def inputs(state: engine.State, batch: Batch) -> torch.Tensor:
+    """A batch as the network takes it."""
+    return engine.normalise(batch.pixels, state.input, state.world.device, state.layout)
+
+
+def main() -> None:
+    """Reads the run and fine-tunes; the exit status is in docs/cli.md."""
+    train.run_entry(FinetuneConfig, finetune)
+
+
+if __name__ == "__main__":
+    main()
