@@ -16,7 +16,7 @@ from pathlib import Path
 
 from tests.ending import end_on_sigterm
 from tools.experiments import cells, dataset, picture, places, report, results, runner, spec
-from tools.experiments.runner import say
+from tools.experiments.children import say
 from tools.experiments.spec import Experiment, SpecError
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
 import os
 import signal
@@ -64,10 +63,9 @@ def end(children: Iterable[Child]) -> None:
             time.sleep(0.1)
     finally:
         for child in living:
-            # Its loader processes too; the group is gone where all of it ended.
-            with contextlib.suppress(ProcessLookupError):
+            if child.poll() is None:  # so the number is still its own
                 os.killpg(child.pid, signal.SIGKILL)
-            child.wait()
+                child.wait()
 
 
 def tail(log: Path, lines: int = 12) -> list[str]:
@@ -78,3 +76,8 @@ def tail(log: Path, lines: int = 12) -> list[str]:
             return file.read().decode(errors="replace").splitlines()[-lines:]
     except FileNotFoundError:
         return []
+
+
+def say(text: str) -> None:
+    """A line for whoever watches."""
+    print(f"{time.strftime('%H:%M:%S')} {text}", file=sys.stderr, flush=True)

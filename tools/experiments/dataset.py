@@ -88,6 +88,7 @@ def _pack(raw: Path, target: Path, split: str, log: Path, lock: int) -> None:
     shutil.rmtree(part, ignore_errors=True)
     part.parent.mkdir(parents=True, exist_ok=True)
     log.unlink(missing_ok=True)
+    children.say(f"packs {raw}, {split}, once")
     arguments = [str(raw), str(part), "--split", split]
     child = children.start("trainer.pack", arguments, log=log, lock=lock)
     try:

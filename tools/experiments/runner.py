@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -91,7 +90,7 @@ def _advance(work: Work, lock: int) -> None:
     cell = work.todo[0]
     cell.folder.mkdir(parents=True, exist_ok=True)
     cell.run_path.write_text(cell.run_file, encoding="utf-8")
-    say(f"{cell.title}: {'goes on' if cell.run.exists() else 'begins'}")
+    children.say(f"{cell.title}: {'goes on' if cell.run.exists() else 'begins'}")
     work.process = children.start(cell.module, [str(cell.run_path)], log=cell.log, lock=lock)
 
 
@@ -106,7 +105,7 @@ def _judge(work: Work, status: int) -> None:
         reason = f"exit status {status}" if status > 0 else f"killed by signal {-status}"
     if reason:
         work.failures.append(Failure(cell, reason))
-        say(f"{cell.title}: {reason}")
+        children.say(f"{cell.title}: {reason}")
 
 
 def _is_kept(cell: Cell) -> bool:
@@ -116,8 +115,3 @@ def _is_kept(cell: Cell) -> bool:
     except Incomplete:
         shutil.rmtree(cell.run)
         return False
-
-
-def say(text: str) -> None:
-    """A line for whoever watches."""
-    print(f"{time.strftime('%H:%M:%S')} {text}", file=sys.stderr, flush=True)
