@@ -1,7 +1,7 @@
 # Every target with "##" stands in `make help`.
 PY := .venv/bin/python
 .DEFAULT_GOAL := help
-.PHONY: help install lock fmt lint types contracts unit integration cluster cluster-tools cluster-up cluster-down e2e images test docs dashboards dashboard-pictures render manifests bench demo clean
+.PHONY: help install lock fmt lint types contracts unit integration cluster cluster-tools cluster-up cluster-down e2e images test docs dashboards dashboard-pictures render manifests bench experiment demo clean
 
 help: ## List every target with a sentence
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## (.*)/\1\t\2/' | expand -t 16
@@ -83,6 +83,10 @@ manifests: install ## Write what k8s/ has in common with the chart anew
 
 bench: install ## Measure one thing: make bench NAME=checkpoint; without NAME, list what there is
 	$(PY) -m tests.benchmarks $(NAME)
+
+experiment: install ## Compare methods over seeds and report: make experiment NAME=noisy-labels DATA=FOLDER; REPORT=1: report alone
+	$(PY) -m tools.experiments $(NAME) $(if $(DATA),--data "$(DATA)") $(if $(REPORT),--report) \
+		$(if $(ONLY),--only $(ONLY)) $(if $(SEEDS),--seeds $(SEEDS)) $(if $(JOBS),--jobs $(JOBS))
 
 demo: install ## Train on noisy pictures with two workers, kill one, and watch the run recover
 	$(PY) -m examples.demo.run

@@ -1,0 +1,59 @@
+"""The picture of an experiment: the methods at their ends, and over the epochs."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tools.experiments.report import over_seeds
+from tools.experiments.results import Row
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+
+def draw(groups: dict[str, list[Row]], title: str, path: Path) -> None:
+    """Draws the rows of each method into an .svg file."""
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    with matplotlib.rc_context({"svg.hashsalt": "experiments"}):  # same rows, same file
+        height = max(4.0, 1.5 + 0.4 * len(groups))
+        figure = Figure(figsize=(11, height), layout="constrained")
+        ends, epochs = figure.subplots(1, 2)
+        for number, (name, rows) in enumerate(groups.items()):
+            _end(ends, len(groups) - 1 - number, rows, f"C{number % 10}")
+            _mean_line(epochs, name, rows, f"C{number % 10}")
+        ends.set_yticks(range(len(groups) - 1, -1, -1), list(groups))
+        ends.set_ylim(-0.5, len(groups) - 0.5)
+        ends.set_xlabel("validation top-1 at the end (%): mean ± std, and each seed")
+        epochs.set_xlabel("epochs")
+        epochs.set_ylabel("validation top-1 (%)")
+        epochs.legend(fontsize="small")
+        for panel in (ends, epochs):
+            panel.grid(alpha=0.3)
+        figure.suptitle(title)
+        draft = path.with_name(f".{path.name}")
+        figure.savefig(draft, format="svg", metadata={"Date": None})
+        draft.replace(path)
+
+
+def _end(panel: Axes, place: int, rows: Sequence[Row], color: str) -> None:
+    values = [100 * row["top1"] for row in rows]
+    figure = over_seeds(values)
+    panel.plot(values, [place] * len(values), "o", color=color, alpha=0.4, markersize=5)
+    panel.errorbar(
+        figure.mean, place, xerr=figure.spread, color=color, fmt="D", capsize=5, markersize=7
+    )
+
+
+def _mean_line(panel: Axes, name: str, rows: Sequence[Row], color: str) -> None:
+    """Each seed thinly, and the mean at the epochs that all of them have."""
+    curves = [{epoch: 100 * top1 for epoch, top1 in row["curve"]} for row in rows]
+    for curve in curves:
+        panel.plot(list(curve), list(curve.values()), color=color, alpha=0.25, linewidth=1)
+    shared = sorted(set(curves[0]).intersection(*curves))
+    means = [statistics.fmean(curve[epoch] for curve in curves) for epoch in shared]
+    panel.plot(shared, means, color=color, label=name, marker="o", markersize=4)

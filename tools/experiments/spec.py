@@ -1,0 +1,230 @@
+"""An experiment's file: what is compared, over which seeds, on which data."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+Tree = dict[str, Any]
+
+KEYS = ("what", "data", "seeds", "jobs", "base", "methods")
+ENTRIES = {"train": "trainer.train", "finetune": "trainer.finetune"}
+"""Modules that a stage may be run by, called as `python -m MODULE RUN.yaml`."""
+PREVIOUS = "{previous}"
+"""Stands for the address of the run folder of the stage before, in any text of a stage's tree."""
+OWN = (
+    "name",
+    "seed",
+    "data.train",
+    "data.val",
+    "checkpoint.address",
+    "log.metrics_port",
+    "world.threads",
+)
+"""Keys of a run that the experiment sets itself."""
+MOST_SEED = 2**31
+NAME = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
+
+
+class SpecError(ValueError):
+    """An experiment cannot be run as it is asked for: one line naming file, key and value."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One run of a method: its entry, and its configuration without what the cell adds."""
+
+    entry: str
+    tree: Tree
+
+
+@dataclass(frozen=True)
+class Method:
+    """One row of the table."""
+
+    name: str
+    stages: tuple[Stage, ...]
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """A table of methods by seeds."""
+
+    name: str
+    source: str
+    """The file, for messages."""
+    what: str
+    variable: str
+    """Environment variable that names the data set."""
+    seeds: tuple[int, ...]
+    jobs: int
+    """Runs at once."""
+    methods: tuple[Method, ...]
+
+
+def read(path: Path) -> Experiment:
+    """The experiment in a file. Raises SpecError."""
+    import yaml
+
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "not UTF-8 text"
+        raise SpecError(f"cannot read the experiment {path}: {reason}") from error
+    try:
+        content = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        line = getattr(getattr(error, "problem_mark", None), "line", None)
+        where = "" if line is None else f" in line {line + 1}"
+        problem = getattr(error, "problem", None) or "unreadable"
+        raise SpecError(f"{path} is not valid YAML{where}: {problem}") from error
+    return parse(content, name=path.stem, source=str(path))
+
+
+def parse(content: Any, *, name: str, source: str) -> Experiment:
+    """The experiment in a parsed file. Raises SpecError."""
+    if not NAME.fullmatch(name):
+        raise SpecError(
+            f"experiment {name!r} must be named by lower-case letters, digits and single hyphens"
+        )
+    top = _mapping(content, "the experiment", source, KEYS)
+    data = _mapping(top.get("data"), "data", source, ("variable",))
+    base = _mapping(top.get("base") or {}, "base", source)
+    methods = _mapping(top.get("methods"), "methods", source)
+    if not methods:
+        raise SpecError(f"methods in {source} is empty; name at least one")
+    return Experiment(
+        name=name,
+        source=source,
+        what=_sentence(top.get("what"), source),
+        variable=_variable(data.get("variable"), source),
+        seeds=_seeds(top.get("seeds"), source),
+        jobs=_jobs(top.get("jobs", 1), source),
+        methods=tuple(_method(key, value, base, source) for key, value in methods.items()),
+    )
+
+
+def _mapping(value: Any, key: str, source: str, allowed: tuple[str, ...] = ()) -> Tree:
+    if not isinstance(value, dict) or not all(isinstance(each, str) for each in value):
+        raise SpecError(f"{key} in {source} is {value!r}, but it must hold keys and values")
+    for each in value:
+        if allowed and each not in allowed:
+            raise SpecError(f"{each!r} in {source} is no key of {key}; it has {', '.join(allowed)}")
+    return value
+
+
+def _sentence(value: Any, source: str) -> str:
+    if not isinstance(value, str) or not value.strip():
+        raise SpecError(f"what in {source} is {value!r}; it must be a sentence that tells of it")
+    return " ".join(value.split())
+
+
+def _variable(value: Any, source: str) -> str:
+    if not isinstance(value, str) or not re.fullmatch(r"[A-Z_][A-Z0-9_]*", value):
+        raise SpecError(
+            f"data.variable in {source} is {value!r}; it must be the name of the environment"
+            " variable that will hold the data set's folder, such as MINI_WEBVISION"
+        )
+    return value
+
+
+def _seeds(value: Any, source: str) -> tuple[int, ...]:
+    seeds = value if isinstance(value, list) else []
+    whole = all(type(seed) is int and 0 <= seed <= MOST_SEED for seed in seeds)
+    if not seeds or not whole or len(set(seeds)) != len(seeds):
+        raise SpecError(
+            f"seeds in {source} is {value!r}; it must be a list of different whole numbers"
+            f" from 0 to {MOST_SEED}, one at least"
+        )
+    return tuple(seeds)
+
+
+def _jobs(value: Any, source: str) -> int:
+    if type(value) is not int or value < 1:
+        raise SpecError(f"jobs in {source} is {value!r}; it must be a whole number above 0")
+    return value
+
+
+def _method(name: str, value: Any, base: Tree, source: str) -> Method:
+    if not NAME.fullmatch(name):
+        raise SpecError(
+            f"method {name!r} in {source} must be named by lower-case letters, digits and"
+            " single hyphens"
+        )
+    own = dict(_mapping({} if value is None else value, f"methods.{name}", source))
+    steps = own.pop("stages", None)
+    entry = own.pop("entry", "train")
+    if steps is None:
+        steps = [{}]
+    if not isinstance(steps, list) or not steps:
+        raise SpecError(
+            f"methods.{name}.stages in {source} is {steps!r}; it must be a list, one stage at least"
+        )
+    shared = merged(base, own)
+    stages = []
+    for number, step in enumerate(steps, 1):
+        key = f"methods.{name}.stages[{number}]" if len(steps) > 1 else f"methods.{name}"
+        tree = dict(_mapping({} if step is None else step, key, source))
+        stage = Stage(tree.pop("entry", entry), merged(shared, tree))
+        _check_stage(stage, number, key, source)
+        stages.append(stage)
+    return Method(name, tuple(stages))
+
+
+def _check_stage(stage: Stage, number: int, key: str, source: str) -> None:
+    if stage.entry not in ENTRIES:
+        raise SpecError(
+            f"entry of {key} in {source} is {stage.entry!r}; allowed is {' or '.join(ENTRIES)}"
+        )
+    for own in OWN:
+        if _has(stage.tree, own):
+            raise SpecError(f"{own} of {key} in {source} is given, but the experiment sets it")
+    named = any(PREVIOUS in text for text in _texts(stage.tree))
+    if named and number == 1:
+        raise SpecError(
+            f"{key} in {source} names {PREVIOUS}, but it is the first stage: none is before it"
+        )
+    if not named and number > 1:
+        raise SpecError(
+            f"{key} in {source} does not begin from the stage before: no value names {PREVIOUS}"
+        )
+
+
+def merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> Tree:
+    """A tree of both, where `above` wins; lists are taken whole."""
+    result = dict(below)
+    for key, value in above.items():
+        old = result.get(key)
+        both = isinstance(old, dict) and isinstance(value, dict)
+        result[key] = merged(old, value) if both else value  # type: ignore[arg-type]
+    return result
+
+
+def filled(value: Any, previous: str) -> Any:
+    """The value with the address in place of {previous}, in each of its texts."""
+    if isinstance(value, dict):
+        return {key: filled(each, previous) for key, each in value.items()}
+    if isinstance(value, list):
+        return [filled(each, previous) for each in value]
+    return value.replace(PREVIOUS, previous) if isinstance(value, str) else value
+
+
+def _texts(value: Any) -> Iterator[str]:
+    if isinstance(value, dict):
+        value = list(value.values())
+    if isinstance(value, list):
+        for each in value:
+            yield from _texts(each)
+    elif isinstance(value, str):
+        yield value
+
+
+def _has(tree: Any, key: str) -> bool:
+    for part in key.split("."):
+        if not isinstance(tree, dict) or part not in tree:
+            return False
+        tree = tree[part]
+    return True
