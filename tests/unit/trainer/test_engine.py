@@ -205,9 +205,7 @@ def test_a_state_reads_back_as_it_was_written(world: World) -> None:
 def test_a_state_of_another_network_is_refused_by_name(world: World) -> None:
     state = make_state(world)
     flat = copies(state, "")
-    with pytest.raises(
-        ValueError, match=r"network or loss: 1 tensors differ, first ema\.he"
-    ):
+    with pytest.raises(ValueError, match=r"network or loss: 1 tensors differ, first ema\.he"):
         state.load(flat | {"ema.head.bias_": torch.zeros(3)}, updates=1, seen=1)
     with pytest.raises(ValueError, match=r"^model\.head\.bias is \(5,\) .* network's is \(3,\)$"):
         state.load(flat | {"model.head.bias": torch.zeros(5)}, updates=1, seen=1)
