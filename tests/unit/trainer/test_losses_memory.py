@@ -150,7 +150,7 @@ def teaching(**told: object) -> SelfLabel:
 
 
 def taught(loss: SelfLabel, given: Tensor, teacher: Tensor, labels: list[int]) -> Tensor:
-    loss.begin(50)
+    loss.begin(80)
     found: Tensor = loss(given, examples(labels, teacher=teacher))
     loss.settle(ALONE, KEEP)
     return found
