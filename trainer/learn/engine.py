@@ -22,7 +22,7 @@ from trainer.config import InputConfig, OptimConfig, UpdateConfig
 from trainer.data.augment import generator
 from trainer.data.stream import Batch, Step
 from trainer.learn import optimizer
-from trainer.learn.losses import Examples, Loss, Mix, cross_entropy, draw_mix, one_hot
+from trainer.learn.losses import Examples, Loss, Mix, cross_entropy, draw_mix, one_hot, precise
 from trainer.learn.schedule import ema_decay
 from trainer.learn.teachers import Teacher
 from trainer.world import Ranks, World
@@ -288,7 +288,7 @@ def _teach(state: State, teacher: Teacher, batch: Batch) -> Tensor:
     pixels = normalise(seen, teacher.input, state.world.device, state.layout)
     with autocast(state.precision, state.world.device):
         logits: Tensor = teacher.network(pixels)
-    return logits.float()
+    return precise(logits)
 
 
 def _step(optim: OptimConfig, state: State) -> Tensor:
