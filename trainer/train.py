@@ -34,7 +34,7 @@ from trainer.data import order, stream
 from trainer.data.selection import load_selection, load_weights
 from trainer.data.shards import Dataset, DatasetError, open_dataset
 from trainer.exits import FATAL, TERMINATED, USAGE, tell_reason
-from trainer.learn import engine, fastest, losses, models, optimizer, pretrained
+from trainer.learn import engine, evaluation, fastest, losses, models, optimizer, pretrained
 from trainer.learn.schedule import learning_rate
 from trainer.learn.teachers import Teacher
 from trainer.metrics import Lines
@@ -331,7 +331,7 @@ def evaluate(
     plan = stream.EvaluationPlan(data.val.num_samples, cfg.evaluate.batch, world.rank, world.size)
     pin = world.device.type == "cuda"
     batches = checked(stream.batches(decoded, plan, cfg.data, pin=pin), report, watchdog)
-    result = engine.evaluate(state, batches, data.num_classes)
+    result = evaluation.evaluate(state, batches, data.num_classes)
     report.evaluated(state, result, time.monotonic() - began)
     return result.top1
 

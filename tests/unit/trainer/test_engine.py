@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from trainer.config import InputConfig, OptimConfig, UpdateConfig, WorldConfig
 from trainer.data.stream import Batch, Part, Step
-from trainer.learn import engine, optimizer
+from trainer.learn import engine, evaluation, optimizer
 from trainer.learn.losses import CrossEntropy
 from trainer.learn.schedule import ema_decay
 from trainer.world import World, join
@@ -223,7 +223,7 @@ def test_an_evaluation_counts_each_sample_once_plainly_and_by_class(world: World
         make_batch(step, [0, 0, 0, 1], [1, 1, 1, 1]),
         make_batch(step, [1, 2, 2, 1], [1, 1, 1, 0]),  # the last one fills the batch up
     ]
-    result = engine.evaluate(state, iter(batches), CLASSES)
+    result = evaluation.evaluate(state, iter(batches), CLASSES)
     assert result.num_samples == 7
     assert result.top1 == pytest.approx(2 / 7)
     assert result.class_top1 == pytest.approx((0 + 1 + 0) / 3)
@@ -237,7 +237,7 @@ def test_an_evaluation_counts_each_sample_once_plainly_and_by_class(world: World
 
 def test_classes_without_pictures_do_not_count(world: World) -> None:
     counts = torch.tensor([[4.0, 2, 3], [0, 0, 0], [1, 1, 1], [2.5, 0, 0]], dtype=torch.float64)
-    result = engine._accuracy(counts)
+    result = evaluation._accuracy(counts)
     assert (result.top1, result.class_top1) == (3 / 5, 3 / 4)
     assert (result.top5, result.class_top5) == (4 / 5, 7 / 8)
     assert (result.loss, result.num_samples) == (0.5, 5)
