@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from trainer.checkpoint import CheckpointError, Keeper, Manifest, StateMismatch, read_state
-from trainer.config import ConfigError, InputConfig, TrainConfig, dump, load
+from trainer.config import ConfigError, TrainConfig, dump, load
 from trainer.data import order, stream
 from trainer.data.selection import load_selection, load_weights
 from trainer.data.shards import Dataset, DatasetError, open_dataset
@@ -305,10 +305,10 @@ def training_batches(
         rank=world.rank,
         world=world.size,
     )
-    view = stream.TrainingView(cfg.input, cfg.seed)
+    view = stream.TrainingView(cfg.input, cfg.augment, cfg.seed)
     wants_clean = cfg.loss.name == "self_label" and cfg.loss.self_label.view == "clean"
-    clean = stream.CentreView(cfg.input) if wants_clean else None
-    decoded = stream.Decoded(data.train, cfg.data, view, cfg.input.size_px, data.cache_dir, clean)
+    clean = stream.CentreView(cfg.input, beside=True) if wants_clean else None
+    decoded = stream.Decoded(data.train, cfg.data, view, data.cache_dir, clean)
     pin = world.device.type == "cuda"
     return stream.batches(decoded, plan, cfg.data, pin=pin, weights=data.weights)
 
@@ -324,10 +324,7 @@ def evaluate(
     """Validates the averaged weights, tells the result and returns its top-1 accuracy."""
     assert data.val is not None
     began = time.monotonic()
-    view: InputConfig = cfg.input
-    decoded = stream.Decoded(
-        data.val, cfg.data, stream.CentreView(view), view.size_px, data.cache_dir
-    )
+    decoded = stream.Decoded(data.val, cfg.data, stream.CentreView(cfg.input), data.cache_dir)
     plan = stream.EvaluationPlan(data.val.num_samples, cfg.evaluate.batch, world.rank, world.size)
     pin = world.device.type == "cuda"
     batches = checked(stream.batches(decoded, plan, cfg.data, pin=pin), report, watchdog)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from trainer.config.augment import AugmentConfig
 from trainer.config.fields import section, setting
 from trainer.config.losses import LossConfig
 
@@ -145,6 +146,21 @@ class InputConfig:
         unit="px",
         least=16,
         most=2048,
+    )
+    start_px: int = setting(
+        0,
+        "side of the training crop in the first epoch, growing to size_px; 0: size_px throughout",
+        "the published recipes keep one size",
+        unit="px",
+        least=0,
+        most=2048,
+    )
+    grow_epochs: float = setting(
+        0.0,
+        "span over which the training crop grows from start_px",
+        "with start_px, most of the run",
+        unit="epochs",
+        least=0,
     )
     crop_ratio: float = setting(
         0.875,
@@ -414,6 +430,7 @@ class TrainConfig:
     model: ModelConfig = section(ModelConfig, "which network")
     data: DataConfig = section(DataConfig, "shards and order")
     input: InputConfig = section(InputConfig, "pictures to tensors")
+    augment: AugmentConfig = section(AugmentConfig, "what else happens to training pictures")
     optim: OptimConfig = section(OptimConfig, "optimiser and schedule")
     update: UpdateConfig = section(UpdateConfig, "one update")
     loss: LossConfig = section(LossConfig, "what an update lowers")
