@@ -156,7 +156,7 @@ def test_a_killed_experiment_goes_on_and_ends_as_if_nothing_had_been(
     tmp_path: Path, data: Path, undisturbed: Bench
 ) -> None:
     bench = Bench(tmp_path / "killed", data)
-    alone = bench.start()
+    alone = bench.start("--jobs", "1")
     wait_until(bench.in_the_middle, alone)
     orphans = children(alone)
     assert orphans
@@ -261,7 +261,7 @@ def test_a_failing_run_is_told_at_the_end_and_one_that_was_killed_is_tried_again
 
 def test_sigterm_ends_all_and_two_do_not_run_at_once(tmp_path: Path, data: Path) -> None:
     bench = Bench(tmp_path / "ended", data)
-    process = bench.start()
+    process = bench.start("--jobs", "1")
     wait_until(bench.in_the_middle, process)
     status, said = bench.run()
     assert status == 2
