@@ -125,7 +125,7 @@ def test_a_run_is_told_all_the_trainer_needs(tmp_path: Path) -> None:
     experiment = read(content())
     chain = cells.chain_of(experiment, experiment.methods[2], 1, DATA, tmp_path)
     first, second = (parse(TrainConfig, cell.run_file, source="x") for cell in chain.cells)
-    assert (first.name, second.name) == ("losses-staged-1-1", "losses-staged-1-2")
+    assert first.name == f"losses-{chain.cells[0].folder.name}" != second.name
     assert (first.seed, first.world.threads, first.log.metrics_port) == (1, 1, 0)
     assert (first.data.train, first.data.val) == (DATA.train, DATA.val)
     assert first.checkpoint.address == chain.cells[0].run.as_uri()
@@ -153,6 +153,12 @@ def test_a_cell_is_named_after_what_it_is_told_and_nothing_else(tmp_path: Path) 
             for seed in experiment.seeds
             for cell in cells.chain_of(experiment, method, seed, data, tmp_path).cells
         }
+
+    shared = changed("methods.other", content()["methods"]["staged"])
+    shared["methods"]["other"]["stages"][1]["epochs"] = 2
+    found = folders(shared)
+    assert found["other, seed 0, stage 1", 0] == found["staged, seed 0, stage 1", 0]
+    assert found["other, seed 0, stage 2", 0] != found["staged, seed 0, stage 2", 0]
 
     before = folders(content())
     assert len(set(before.values())) == len(before) == 8
