@@ -34,7 +34,7 @@ from trainer.data import order, stream
 from trainer.data.selection import load_selection, load_weights
 from trainer.data.shards import Dataset, DatasetError, open_dataset
 from trainer.exits import FATAL, TERMINATED, USAGE, tell_reason
-from trainer.learn import engine, evaluation, fastest, losses, models, optimizer, pretrained
+from trainer.learn import engine, evaluation, fastest, losses, models, pretrained
 from trainer.learn.schedule import learning_rate
 from trainer.learn.teachers import Teacher
 from trainer.metrics import Lines
@@ -81,7 +81,7 @@ def train(cfg: TrainConfig, begin: Begin | None = None) -> None:
 
     for step, batches in stream.steps_of(training_batches(cfg, world, data, state.seen)):
         lr = learning_rate(cfg.optim, state.seen, data.goal, data.num_samples)
-        optimizer.set_rate(state.optimizer, lr)
+        state.mover.set_rate(lr)
         before = state.seen
         save_due = time.monotonic() - saved_at >= cfg.checkpoint.every_s
         engine.update(

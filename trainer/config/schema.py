@@ -201,8 +201,13 @@ class InputConfig:
 
 @dataclass(frozen=True)
 class OptimConfig:
-    """SGD with Nesterov momentum, linear warm-up, cosine to the end."""
+    """What moves the weights, and how fast: linear warm-up, cosine to the end."""
 
+    name: Literal["sgd", "lars", "lamb"] = setting(
+        "sgd",
+        "SGD, or timm's LARS or LAMB for very large batches",
+        "the team's; the others read from the device once an update",
+    )
     lr: float = setting(
         0.1,
         "peak learning rate for the global batch",
@@ -222,6 +227,14 @@ class OptimConfig:
         "the team's",
         unit="1",
         least=0,
+        most=1,
+    )
+    layer_decay: float = setting(
+        1.0,
+        "learning rate of a stage over that of the next one up; 1: all alike",
+        "training from the start; below 1 for fine-tuning",
+        unit="ratio",
+        above=0,
         most=1,
     )
     pool_lr_ratio: float = setting(
