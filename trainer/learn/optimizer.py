@@ -56,7 +56,7 @@ class Mover:
                 value = kept.get(theirs)
                 flat[f"{ours}.{name}"] = torch.zeros_like(parameter) if value is None else value
         for number, steps in self._steps():
-            flat[f"steps.{number}"] = torch.tensor(steps)
+            flat[f"steps.{number}"] = steps
         return flat
 
     def load(self, flat: Mapping[str, Tensor]) -> None:
@@ -67,13 +67,13 @@ class Mover:
                 kept = torch.empty_like(parameter).copy_(flat[f"{ours}.{name}"])
                 self.optimizer.state[parameter][theirs] = kept
         for number, _ in self._steps():
-            self.optimizer.param_groups[number]["step"] = int(flat[f"steps.{number}"])
+            self.optimizer.param_groups[number]["step"] = flat[f"steps.{number}"].clone()
 
-    def _steps(self) -> Iterator[tuple[int, int]]:
+    def _steps(self) -> Iterator[tuple[int, Tensor]]:
         """The steps that each group has counted, where the optimiser counts them."""
         if "mean" in self.names:
             for number, group in enumerate(self.optimizer.param_groups):
-                yield number, int(group.get("step", 0))
+                yield number, group.get("step", torch.zeros(()))
 
 
 def _build(groups: list[dict[str, Any]], config: OptimConfig) -> torch.optim.Optimizer:
