@@ -61,7 +61,6 @@ class FromRun(train.Begin):
 
     def __init__(self, cfg: FinetuneConfig, source: Source) -> None:
         self.start, self.source = cfg.start, source
-        self.micro_batch = cfg.update.micro_batch
 
     def network(self, cfg: TrainConfig, network: nn.Module, fresh: bool) -> tuple[nn.Module, ...]:
         """The run's weights where the run is fresh; says what learns in any case."""
@@ -69,12 +68,14 @@ class FromRun(train.Begin):
             load_weights(network, self.source, self.start.head)
         return rest(network, self.start)
 
-    def state(self, state: engine.State, batches: Iterator[Batch]) -> None:
+    def state(self, cfg: TrainConfig, state: engine.State, batches: Iterator[Batch]) -> None:
         """Measures the running statistics anew where the configuration wants it."""
         wanted = self.start.statistics_samples
         if not wanted:
             return
-        some = itertools.islice(batches, max(1, wanted // (state.world.size * self.micro_batch)))
+        some = itertools.islice(
+            batches, max(1, wanted // (state.world.size * cfg.update.micro_batch))
+        )
         count = statistics.recalibrate(state.network, (inputs(state, batch) for batch in some))
         for name, value in state.network.named_buffers():
             state.ema[name].copy_(value)

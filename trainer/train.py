@@ -8,6 +8,7 @@ The unit of account is samples seen: workers come and go, the global batch stays
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import logging
@@ -34,7 +35,7 @@ from trainer.data import order, stream
 from trainer.data.selection import load_selection, load_weights
 from trainer.data.shards import Dataset, DatasetError, open_dataset
 from trainer.exits import FATAL, TERMINATED, USAGE, tell_reason
-from trainer.learn import engine, evaluation, fastest, losses, models, pretrained
+from trainer.learn import engine, evaluation, losses, memory, models, pretrained
 from trainer.learn.schedule import learning_rate
 from trainer.learn.teachers import Teacher
 from trainer.metrics import Lines
@@ -60,7 +61,7 @@ class Begin:
             pretrained.load(network, cfg.model.pretrained)
         return ()
 
-    def state(self, state: engine.State, batches: Iterator[stream.Batch]) -> None:
+    def state(self, cfg: TrainConfig, state: engine.State, batches: Iterator[stream.Batch]) -> None:
         """Prepares the state of a fresh run; batches: those that it will train on."""
 
 
@@ -71,9 +72,9 @@ def train(cfg: TrainConfig, begin: Begin | None = None) -> None:
     watchdog = Watchdog(cfg.world.stall_s)
     data = open_data(cfg)
     start = claim(cfg, world, data)
-    state = restore(cfg, world, data, start, begin)
+    cfg, state = restore(cfg, world, data, start, begin)
     if start.parent is None:
-        begin.state(state, training_batches(cfg, world, data, 0))
+        begin.state(cfg, state, training_batches(cfg, world, data, 0))
     report = Report(cfg, world, goal=data.goal, epoch_samples=data.num_samples, lines=start.lines)
     report.start(state, start.generation, start.parent.update if start.parent else 0)
     audit = Audit(cfg.log.audit_dir, start.generation, world.rank)
@@ -210,12 +211,17 @@ def claim(cfg: TrainConfig, world: World, data: Data) -> Start:
     return Start(int(number), Manifest.parse(manifest) if manifest else None, keeper, lines)
 
 
-def restore(cfg: TrainConfig, world: World, data: Data, start: Start, begin: Begin) -> engine.State:
-    """The state to go on with: of the chosen checkpoint, or new and the same on every rank."""
+def restore(
+    cfg: TrainConfig, world: World, data: Data, start: Start, begin: Begin
+) -> tuple[TrainConfig, engine.State]:
+    """The state to go on with: of the chosen checkpoint, or new and the same on every rank.
+
+    With it the run, in which nothing is left to how_to_compute.
+    """
     torch.manual_seed(cfg.seed)
     network = models.build(cfg.model, data.num_classes)
     resting = begin.network(cfg, network, start.parent is None)
-    precision, layout = how_to_compute(cfg, world, network, start.parent)
+    cfg = how_to_compute(cfg, world, network, start.parent)
     state = engine.build(
         network,
         world,
@@ -224,9 +230,9 @@ def restore(cfg: TrainConfig, world: World, data: Data, start: Start, begin: Beg
         update=cfg.update,
         input=cfg.input,
         seed=cfg.seed,
-        precision=precision,
-        layout=layout,
-        teacher=frozen_teacher(cfg, world, layout, data.num_classes),
+        precision=cfg.update.precision,
+        layout=cfg.update.layout,
+        teacher=frozen_teacher(cfg, world, cfg.update.layout, data.num_classes),
         resting=resting,
     )
     if start.parent is not None:
@@ -240,7 +246,7 @@ def restore(cfg: TrainConfig, world: World, data: Data, start: Start, begin: Beg
             raise StateMismatch(
                 f"{error}; keep model.* or use another checkpoint.address"
             ) from error
-    return state
+    return cfg, state
 
 
 def frozen_teacher(cfg: TrainConfig, world: World, layout: str, num_classes: int) -> Teacher | None:
@@ -267,16 +273,13 @@ def frozen_teacher(cfg: TrainConfig, world: World, layout: str, num_classes: int
 
 def how_to_compute(
     cfg: TrainConfig, world: World, network: nn.Module, parent: Manifest | None
-) -> tuple[str, str]:
-    """Precision and layout: the checkpoint's, else what rank 0 finds the fastest."""
+) -> TrainConfig:
+    """The run with a micro-batch that fits, and in precision and layout as its checkpoint."""
+    kept = None
     if parent is not None:
-        return str(parent.facts["precision"]), str(parent.facts["layout"])
-    message = b""
-    if world.rank == 0:
-        chosen = fastest.choose(network, cfg.update, cfg.input.size_px, world.device)
-        message = json.dumps(chosen).encode()
-    precision, layout = json.loads(world.broadcast(message))
-    return precision, layout
+        kept = str(parent.facts["precision"]), str(parent.facts["layout"])
+    update = memory.settle(network, cfg.update, cfg.input.size_px, world, kept)
+    return dataclasses.replace(cfg, update=update)
 
 
 def training_batches(

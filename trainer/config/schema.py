@@ -269,11 +269,19 @@ class UpdateConfig:
     )
     micro_batch: int = setting(
         32,
-        "samples per forward pass of a rank",
+        "samples per forward pass of a rank, halved until they fit into a GPU's memory; batch norms"
+        " average over them; 0: a GPU's whole share of the update, on CPUs at most 32",
         "fits the seven networks into 16 GB",
         unit="samples",
-        least=1,
+        least=0,
         most=4096,
+    )
+    grad_checkpointing: Literal["auto", "always", "never"] = setting(
+        "auto",
+        "compute blocks again on the way back instead of keeping all activations: a third slower,"
+        " a fraction of the memory; auto: where less than a quarter of the micro-batch fits a GPU"
+        " without it",
+        "costs nothing where memory is enough",
     )
     precision: Literal["auto", "fp32", "bf16"] = setting(
         "auto",

@@ -23,6 +23,7 @@ from trainer.data.augment import generator
 from trainer.data.stream import Batch, Step
 from trainer.learn.losses import Examples, Loss, Mix, draw_mix, one_hot, precise
 from trainer.learn.optimizer import Mover
+from trainer.learn.recompute import recompute
 from trainer.learn.schedule import ema_decay
 from trainer.learn.teachers import Teacher
 from trainer.world import Ranks, World
@@ -139,6 +140,8 @@ def build(
     teacher: a frozen one; the averaged weights teach where the loss wants a teacher and has none.
     resting: parts of the network whose parameters want no gradient, and which stay as they are.
     """
+    if update.grad_checkpointing == "always":
+        recompute(network)
     memory = torch.channels_last if layout == "nhwc" else torch.contiguous_format
     network = network.to(world.device, memory_format=memory)  # type: ignore[call-overload]
     parallel = DistributedDataParallel(
