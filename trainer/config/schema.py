@@ -402,6 +402,11 @@ class LogConfig:
         least=0,
         most=65535,
     )
+    margins: bool = setting(
+        False,
+        "record each sample's mean margin in the checkpoints, for launcher noise",
+        "8 bytes a sample on each GPU",
+    )
     audit_dir: str = setting(
         "",
         "folder where each rank records the sample ids of every update; empty: off",
