@@ -14,7 +14,8 @@ import torch
 from trainer.checkpoint import Keeper
 from trainer.config import TrainConfig
 from trainer.data.cache import Fetched
-from trainer.learn.engine import Accuracy, State
+from trainer.learn.engine import State
+from trainer.learn.evaluation import Accuracy
 from trainer.metrics import Endpoint, Lines, log_line
 from trainer.world import World
 

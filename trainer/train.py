@@ -30,12 +30,12 @@ from numpy.typing import NDArray
 from torch import nn
 
 from trainer.checkpoint import CheckpointError, Keeper, Manifest, StateMismatch, read_state
-from trainer.config import ConfigError, InputConfig, TrainConfig, dump, load
+from trainer.config import ConfigError, TrainConfig, dump, load
 from trainer.data import order, stream
 from trainer.data.selection import load_selection, load_weights
 from trainer.data.shards import Dataset, DatasetError, open_dataset
 from trainer.exits import FATAL, TERMINATED, USAGE, tell_reason
-from trainer.learn import engine, losses, memory, models, optimizer, pretrained
+from trainer.learn import engine, evaluation, losses, memory, models, pretrained
 from trainer.learn.schedule import learning_rate
 from trainer.learn.teachers import Teacher
 from trainer.metrics import Lines
@@ -82,7 +82,7 @@ def train(cfg: TrainConfig, begin: Begin | None = None) -> None:
 
     for step, batches in stream.steps_of(training_batches(cfg, world, data, state.seen)):
         lr = learning_rate(cfg.optim, state.seen, data.goal, data.num_samples)
-        optimizer.set_rate(state.optimizer, lr)
+        state.mover.set_rate(lr)
         before = state.seen
         save_due = time.monotonic() - saved_at >= cfg.checkpoint.every_s
         engine.update(
@@ -308,10 +308,10 @@ def training_batches(
         rank=world.rank,
         world=world.size,
     )
-    view = stream.TrainingView(cfg.input, cfg.seed)
+    view = stream.TrainingView(cfg.input, cfg.augment, cfg.seed)
     wants_clean = cfg.loss.name == "self_label" and cfg.loss.self_label.view == "clean"
-    clean = stream.CentreView(cfg.input) if wants_clean else None
-    decoded = stream.Decoded(data.train, cfg.data, view, cfg.input.size_px, data.cache_dir, clean)
+    clean = stream.CentreView(cfg.input, beside=True) if wants_clean else None
+    decoded = stream.Decoded(data.train, cfg.data, view, data.cache_dir, clean)
     pin = world.device.type == "cuda"
     return stream.batches(decoded, plan, cfg.data, pin=pin, weights=data.weights)
 
@@ -327,14 +327,11 @@ def evaluate(
     """Validates the averaged weights, tells the result and returns its top-1 accuracy."""
     assert data.val is not None
     began = time.monotonic()
-    view: InputConfig = cfg.input
-    decoded = stream.Decoded(
-        data.val, cfg.data, stream.CentreView(view), view.size_px, data.cache_dir
-    )
+    decoded = stream.Decoded(data.val, cfg.data, stream.CentreView(cfg.input), data.cache_dir)
     plan = stream.EvaluationPlan(data.val.num_samples, cfg.evaluate.batch, world.rank, world.size)
     pin = world.device.type == "cuda"
     batches = checked(stream.batches(decoded, plan, cfg.data, pin=pin), report, watchdog)
-    result = engine.evaluate(state, batches, data.num_classes)
+    result = evaluation.evaluate(state, batches, data.num_classes)
     report.evaluated(state, result, time.monotonic() - began)
     return result.top1
 

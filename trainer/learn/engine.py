@@ -1,4 +1,4 @@
-"""One update over the global batch, and one evaluation. The loop around them is train.py.
+"""One update over the global batch. The loop around it is train.py.
 
 Nothing here reads from the device inside an update: losses and counters stay in tensors until
 the log asks for them, and an update with a non-finite gradient is skipped on the device.
@@ -21,8 +21,8 @@ from torch.nn.parallel import DistributedDataParallel
 from trainer.config import InputConfig, OptimConfig, UpdateConfig
 from trainer.data.augment import generator
 from trainer.data.stream import Batch, Step
-from trainer.learn import optimizer
-from trainer.learn.losses import Examples, Loss, Mix, cross_entropy, draw_mix, one_hot
+from trainer.learn.losses import Examples, Loss, Mix, draw_mix, one_hot, precise
+from trainer.learn.optimizer import Mover
 from trainer.learn.recompute import recompute
 from trainer.learn.schedule import ema_decay
 from trainer.learn.teachers import Teacher
@@ -66,7 +66,7 @@ class State:
     network: nn.Module
     parallel: DistributedDataParallel
     """The network, perhaps compiled, with its gradients averaged over the ranks."""
-    optimizer: torch.optim.Optimizer
+    mover: Mover
     ema: dict[str, Tensor]
     """Averaged parameters and buffers by the network's names."""
     loss: Loss
@@ -86,13 +86,10 @@ class State:
     """Seconds spent waiting for batches, and in updates as a whole."""
 
     def tensors(self) -> dict[str, Tensor]:
-        """The state as flat tensors: model.*, ema.*, momentum.*, and loss.* where it has any."""
+        """The state as flat tensors: model.*, ema.*, what moves them, loss.* where it has any."""
         flat = {f"model.{name}": value for name, value in self.network.state_dict().items()}
         flat |= {f"ema.{name}": value for name, value in self.ema.items()}
-        for name, parameter in self.network.named_parameters():
-            momentum = self.optimizer.state[parameter].get("momentum_buffer")
-            zeros = torch.zeros_like(parameter)
-            flat[f"momentum.{name}"] = zeros if momentum is None else momentum
+        flat |= self.mover.tensors()
         flat |= {f"loss.{name}": value for name, value in self.loss.state_dict().items()}
         return flat
 
@@ -116,12 +113,7 @@ class State:
         self.loss.load_state_dict(_part(flat, "loss."))
         for name, value in _part(flat, "ema.").items():
             self.ema[name].copy_(value)
-        momenta = _part(flat, "momentum.")
-        for name, parameter in self.network.named_parameters():
-            buffer = momenta[name].to(parameter.device)
-            # Keeps the parameter's memory layout, which the fused optimiser wants equal.
-            kept = torch.empty_like(parameter).copy_(buffer)
-            self.optimizer.state[parameter]["momentum_buffer"] = kept
+        self.mover.load(flat)
         self.updates, self.seen = updates, seen
 
 
@@ -168,7 +160,7 @@ def build(
     return State(
         network,
         parallel,
-        optimizer.build(network, optim),
+        Mover(network, optim),
         ema,
         loss.to(world.device),
         teacher,
@@ -291,7 +283,7 @@ def _teach(state: State, teacher: Teacher, batch: Batch) -> Tensor:
     pixels = normalise(seen, teacher.input, state.world.device, state.layout)
     with autocast(state.precision, state.world.device):
         logits: Tensor = teacher.network(pixels)
-    return logits.float()
+    return precise(logits)
 
 
 def _step(optim: OptimConfig, state: State) -> Tensor:
@@ -310,11 +302,7 @@ def _step(optim: OptimConfig, state: State) -> Tensor:
     counters.streak.add_(1).mul_(bad)
     counters.in_a_row.copy_(torch.maximum(counters.in_a_row, counters.streak))
     counters.grad_norm.copy_(norm)
-    # The fused optimisers leave everything as it is where found_inf is 1.
-    fused: Any = state.optimizer
-    fused.found_inf = bad
-    fused.step()
-    fused.zero_grad(set_to_none=True)
+    state.mover.step(bad)
     return bad
 
 
@@ -356,58 +344,3 @@ def share_buffers(state: State) -> None:
     buffers += [value for name, value in state.ema.items() if name in names]
     for buffer in buffers:
         torch.distributed.broadcast(buffer, 0)
-
-
-@dataclass(frozen=True)
-class Accuracy:
-    """Result of an evaluation; all ratios 0-1.
-
-    Plain means average over pictures, class means over classes that have pictures
-    (WebVision's measure since 2018: classes are of unequal size).
-    """
-
-    loss: float
-    top1: float
-    top5: float
-    class_top1: float
-    class_top5: float
-    num_samples: int
-
-
-@torch.no_grad()
-def evaluate(state: State, batches: Iterator[Batch], num_classes: int) -> Accuracy:
-    """Accuracy of the averaged weights over a dataset that the ranks share out, each sample once.
-
-    Every rank must call it. The network's own weights are as before afterwards.
-    """
-    share_buffers(state)
-    device = state.world.device
-    own = {name: value.clone() for name, value in state.network.state_dict().items()}
-    state.network.load_state_dict(state.ema)
-    state.network.eval()
-    # Per class: pictures, right at 1, right at 5; and the loss in the first of one more row.
-    counts = torch.zeros(num_classes + 1, 3, dtype=torch.float64, device=device)
-    ranks = min(5, num_classes)
-    for batch in batches:
-        pixels = normalise(batch.pixels, state.input, device, state.layout)
-        labels = batch.labels.to(device, non_blocking=True)
-        present = (batch.weights > 0).to(device, non_blocking=True).double()
-        with autocast(state.precision, device):
-            logits = state.network(pixels)
-        hits = logits.float().topk(ranks, 1).indices == labels[:, None]
-        row = torch.stack([present, present * hits[:, 0], present * hits.any(1)], 1)
-        counts.index_add_(0, labels, row)
-        counts[-1, 0] += (cross_entropy(logits, one_hot(labels, logits.shape[1])) * present).sum()
-    state.network.load_state_dict(own)
-    return _accuracy(state.world.sum(counts))
-
-
-def _accuracy(counts: Tensor) -> Accuracy:
-    """counts: (K + 1, 3) as evaluate adds them up."""
-    total, right1, right5 = counts[:-1].sum(0).tolist()
-    filled = counts[:-1][counts[:-1, 0] > 0]
-    means = filled[:, 1:] / filled[:, :1]
-    class1, class5 = means.mean(0).tolist() if len(means) else (0.0, 0.0)
-    most = max(total, 1.0)
-    loss = float(counts[-1, 0]) / most
-    return Accuracy(loss, right1 / most, right5 / most, class1, class5, int(total))

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from trainer.config import InputConfig, OptimConfig, UpdateConfig, WorldConfig
 from trainer.data.stream import Batch, Part, Step
-from trainer.learn import engine, optimizer
+from trainer.learn import engine, evaluation, optimizer
 from trainer.learn.losses import CrossEntropy
 from trainer.learn.schedule import ema_decay
 from trainer.world import World, join
@@ -154,7 +154,7 @@ def test_a_sample_of_weight_0_leaves_no_trace_in_the_gradient(world: World) -> N
 
 def test_biases_and_norms_do_not_decay(world: World) -> None:
     network = Tiny()
-    decayed, free = optimizer.parameter_groups(network, OptimConfig(weight_decay=0.5))
+    free, decayed = optimizer.parameter_groups(network, OptimConfig(weight_decay=0.5))
     assert [id(p) for p in decayed["params"]] == [id(network.head.weight)]
     assert {id(p) for p in free["params"]} == {
         id(network.head.bias),
@@ -169,7 +169,7 @@ def test_the_gradient_norm_is_clipped(world: World) -> None:
     before = copies(state, "model.head.bias")
     step = Step(0, 0, 4, (0, 1, 2, 3), 1)
     optim = OptimConfig(lr=1.0, weight_decay=0, momentum=0, nesterov=False, clip_norm=1e-3)
-    state.optimizer.param_groups[1].update(lr=1.0, momentum=0, nesterov=False)
+    state.mover.optimizer.param_groups[1].update(lr=1.0, momentum=0, nesterov=False)
     batch = make_batch(step, [0, 0, 0, 0], [1, 1, 1, 1])
     engine.update(
         UPDATE, optim, state, step, iter([batch]), ema_half_life_samples=1, ask=lambda: None
@@ -223,7 +223,7 @@ def test_an_evaluation_counts_each_sample_once_plainly_and_by_class(world: World
         make_batch(step, [0, 0, 0, 1], [1, 1, 1, 1]),
         make_batch(step, [1, 2, 2, 1], [1, 1, 1, 0]),  # the last one fills the batch up
     ]
-    result = engine.evaluate(state, iter(batches), CLASSES)
+    result = evaluation.evaluate(state, iter(batches), CLASSES)
     assert result.num_samples == 7
     assert result.top1 == pytest.approx(2 / 7)
     assert result.class_top1 == pytest.approx((0 + 1 + 0) / 3)
@@ -237,7 +237,7 @@ def test_an_evaluation_counts_each_sample_once_plainly_and_by_class(world: World
 
 def test_classes_without_pictures_do_not_count(world: World) -> None:
     counts = torch.tensor([[4.0, 2, 3], [0, 0, 0], [1, 1, 1], [2.5, 0, 0]], dtype=torch.float64)
-    result = engine._accuracy(counts)
+    result = evaluation._accuracy(counts)
     assert (result.top1, result.class_top1) == (3 / 5, 3 / 4)
     assert (result.top5, result.class_top5) == (4 / 5, 7 / 8)
     assert (result.loss, result.num_samples) == (0.5, 5)

@@ -66,7 +66,7 @@ def prior_pull(probabilities: Tensor, mean: Tensor, prior: Tensor) -> Tensor:
     """
     ratio = torch.where(prior > 0, prior / mean.clamp(min=1e-3 * prior.clamp(min=1e-9)), 0.0)
     divergence = (prior * ratio.clamp(min=1e-9).log()).sum()
-    return divergence + 1.0 - probabilities @ ratio
+    return divergence + 1.0 - probabilities @ ratio.to(probabilities)
 
 
 class SelfLabel(Loss):
@@ -85,11 +85,11 @@ class SelfLabel(Loss):
         num_classes = len(class_counts)
         self.half_life_samples = HALF_LIFE_PER_CLASS * num_classes
         prior = class_counts.double() / class_counts.sum()
-        self.register_buffer("prior", prior.float(), persistent=False)
-        self.register_buffer("mean", torch.zeros(num_classes))
-        self.register_buffer("agreement", torch.zeros(()))
-        self.register_buffer("settled", torch.zeros(()))
-        self.register_buffer("begun", torch.zeros(()))
+        # In float64, or the order of the ranks would show in the sums.
+        self.register_buffer("prior", prior, persistent=False)
+        self.register_buffer("mean", torch.zeros(num_classes, dtype=torch.float64))
+        for name in ("agreement", "settled", "begun"):
+            self.register_buffer(name, torch.zeros((), dtype=torch.float64))
         self.open = False
         self._pending: Tensor | None = None
 
@@ -103,7 +103,7 @@ class SelfLabel(Loss):
 
     def begin(self, seen: int) -> None:
         self.open = seen >= self.start_samples
-        self._pending = torch.zeros(len(self.mean) + 2, device=self.mean.device)
+        self._pending = self.mean.new_zeros(len(self.mean) + 2)
 
     def forward(self, logits: Tensor, examples: Examples) -> Tensor:
         targets = examples.mixed_targets()
@@ -128,7 +128,7 @@ class SelfLabel(Loss):
             self._collect(probabilities, scores, web, examples.counted)
         each = self._base(logits, targets)
         pull = prior_pull(probabilities, self._mean(), self.prior)
-        return each + self.config.prior_strength * self.begun * pull
+        return each + self.config.prior_strength * self.begun.to(each) * pull.to(each)
 
     def _opinion(self, logits: Tensor, examples: Examples) -> tuple[Tensor, Tensor]:
         """The teacher's scores, and the web's labels of the pictures that it scored."""
@@ -148,9 +148,10 @@ class SelfLabel(Loss):
 
     def _collect(self, probabilities: Tensor, scores: Tensor, web: Tensor, counted: Tensor) -> None:
         assert self._pending is not None, "begin comes before a step"
-        self._pending[:-2] += counted @ probabilities.float()
-        self._pending[-2] += (counted * (web * scores).sum(1)).sum()
-        self._pending[-1] += counted.sum()
+        count = counted.double()
+        self._pending[:-2] += count @ probabilities.double()
+        self._pending[-2] += count @ (web * scores).sum(1).double()
+        self._pending[-1] += count.sum()
 
     def _mean(self) -> Tensor:
         """(K,) the mean prediction so far; the classes' frequencies before there is one."""

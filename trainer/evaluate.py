@@ -1,0 +1,132 @@
+"""Accuracy of a run's averaged weights at one or several input sizes.
+
+    python -m trainer.evaluate RUN --sizes 224,288,320          one process
+
+RUN is a run's checkpoint.address. The result is one JSON document on stdout;
+`launcher evaluate` draws it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import logging
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from trainer.checkpoint import CheckpointError
+from trainer.config import ConfigError, WorldConfig
+from trainer.data import stream
+from trainer.data.shards import Dataset, DatasetError, open_dataset
+from trainer.exits import USAGE
+from trainer.learn import fastest
+from trainer.learn.evaluation import measure
+from trainer.learn.pooling import GeM
+from trainer.runs import Source, open_run
+from trainer.storage import StorageError
+from trainer.world import World, join
+
+logger = logging.getLogger(__name__)
+
+SPLITS = ("val", "train")
+
+
+def evaluate(source: Source, dataset: Dataset, sizes: Sequence[int], batch: int) -> dict[str, Any]:
+    """The document: the run, the data, and a result for each size. Raises ConfigError."""
+    if dataset.num_classes > source.num_classes:
+        raise ConfigError(
+            f"{dataset.address} has {dataset.num_classes} classes, but the run {source.address} has"
+            f" {source.num_classes}; give data of the run's classes"
+        )
+    world = join(WorldConfig())
+    network = source.network()
+    powers = [pool.p.detach() for pool in network.modules() if isinstance(pool, GeM)]
+    results = [evaluate_at(source, world, dataset, size, batch) for size in sizes]
+    return {
+        "schemaVersion": 1,
+        "run": source.address,
+        "model": source.config.model.name,
+        "update": source.manifest.update,
+        "trained_at_px": source.config.input.size_px,
+        "data": dataset.address,
+        "p": float(powers[0].mean()) if powers else None,
+        "results": results,
+    }
+
+
+def evaluate_at(
+    source: Source, world: World, dataset: Dataset, size_px: int, batch: int
+) -> dict[str, Any]:
+    """The result at one input size; the crop's share of the picture stays the run's."""
+    view = dataclasses.replace(source.config.input, size_px=size_px)
+    update = dataclasses.replace(source.config.update, micro_batch=batch)
+    network = source.network()
+    precision, layout = fastest.choose(network, update, size_px, world.device)
+    memory = torch.channels_last if layout == "nhwc" else torch.contiguous_format
+    network = network.to(world.device, memory_format=memory)  # type: ignore[call-overload]
+    data = dataclasses.replace(source.config.data, loader_processes=0)
+    cache = Path(tempfile.gettempdir()) / "shards"
+    decoded = stream.Decoded(dataset, data, stream.CentreView(view), cache)
+    plan = stream.EvaluationPlan(dataset.num_samples, batch, world.rank, world.size)
+    began = time.monotonic()
+    found = measure(
+        network,
+        stream.batches(decoded, plan, data, pin=world.device.type == "cuda"),
+        source.num_classes,
+        world=world,
+        input=view,
+        precision=precision,
+        layout=layout,
+    )
+    elapsed_s = round(time.monotonic() - began, 3)
+    return {"size_px": size_px, **dataclasses.asdict(found), "elapsed_s": elapsed_s}
+
+
+def parse(arguments: Sequence[str]) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m trainer.evaluate", description="Accuracy of a run at several input sizes."
+    )
+    parser.add_argument("run", help="the run's checkpoint.address")
+    parser.add_argument("--sizes", default="", help="as 224,288,320; default: the run's own")
+    parser.add_argument("--data", default="val", help="val or train of the run, or an address")
+    parser.add_argument("--which", choices=["best", "newest"], default="best")
+    parser.add_argument("--batch", type=int, default=64, help="samples of a forward pass")
+    given = parser.parse_args(arguments)
+    words = [word.strip() for word in given.sizes.split(",") if word.strip()]
+    if not all(word.isdecimal() and 16 <= int(word) <= 2048 for word in words):
+        parser.error(f"--sizes is {given.sizes!r}; give numbers from 16 to 2048 as 224,288,320")
+    given.sizes = [int(word) for word in words]
+    return given
+
+
+def main() -> None:
+    """Evaluates and tells; exit status 2 is for what starting again cannot cure."""
+    logging.basicConfig(
+        level=logging.INFO, format="%(asctime)s %(levelname).1s %(message)s", datefmt="%H:%M:%S"
+    )
+    given = parse(sys.argv[1:])
+    try:
+        source = open_run(given.run, given.which)
+        named = {"val": source.config.data.val, "train": source.config.data.train}
+        address = named.get(given.data, given.data)
+        if not address:
+            raise ConfigError(f"the run {given.run} has no data.val; name the data: --data ADDRESS")
+        dataset = open_dataset(address, Path(tempfile.gettempdir()) / "shards")
+        sizes = given.sizes or [source.config.input.size_px]
+        print(json.dumps(evaluate(source, dataset, sizes, given.batch)), flush=True)
+    except (ConfigError, CheckpointError, DatasetError, StorageError) as error:
+        print(f"error: {error}", file=sys.stderr, flush=True)
+        sys.exit(USAGE)
+    torch.distributed.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main()
