@@ -25,7 +25,7 @@ from trainer import pack
 from trainer.checkpoint import Manifest, StoredObject
 from trainer.config import TrainConfig, describe
 from trainer.data.shards import INDEX
-from trainer.learn.engine import Accuracy
+from trainer.learn.evaluation import Accuracy
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = sorted(
