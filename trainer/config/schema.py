@@ -48,6 +48,19 @@ class ModelConfig:
         least=0,
         most=0.95,
     )
+    head: Literal["linear", "heteroscedastic"] = setting(
+        "linear",
+        "classifier: linear, or with a noise that each picture sets",
+        "the published networks",
+    )
+    head_temperature: float = setting(
+        1.0,
+        "heteroscedastic: what the noisy logits are divided by",
+        "to be tuned on validation",
+        unit="1",
+        above=0,
+        most=10,
+    )
     pool: Literal["default", "gem", "gem_channel"] = setting(
         "default",
         "pooling before the classifier; gem: generalised mean with one learnt power, gem_channel:"
