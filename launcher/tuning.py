@@ -82,7 +82,7 @@ def tuned_run(source: TrainConfig, address: str, wishes: Wishes) -> tuple[Tuned,
         "name": TrainConfig().name,
         "epochs": max(EPOCHS_LEAST, round(source.epochs * EPOCHS_RATIO, 2)),
         "model": model,
-        "input": dataclasses.replace(source.input, size_px=size_px),
+        "input": dataclasses.replace(source.input, size_px=size_px, start_px=0, grow_epochs=0.0),
         "optim": optim,
         "update": dataclasses.replace(source.update, micro_batch=micro_batch),
         "checkpoint": dataclasses.replace(source.checkpoint, address=""),
@@ -105,8 +105,11 @@ def tuned_run(source: TrainConfig, address: str, wishes: Wishes) -> tuple[Tuned,
 def passes_of(micro_batch: int, from_px: int, to_px: int) -> int:
     """A micro-batch that takes no more memory at the larger size: an equal part of the old one.
 
-    Equal, since a small rest would be a pass with batch statistics of its own.
+    Equal, since a small rest would be a pass with batch statistics of its own. 0, where the trainer
+    finds it by itself, stays 0.
     """
+    if not micro_batch:
+        return 0
     most = max(1, int(micro_batch * min(1.0, (from_px / to_px) ** 2)))
     num_passes = -(-micro_batch // most)
     return -(-micro_batch // num_passes)

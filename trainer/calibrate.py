@@ -27,7 +27,7 @@ import torch
 from trainer.config import ConfigError, TrainConfig, load
 from trainer.data.stream import Batch, Part, Step
 from trainer.exits import FATAL, USAGE, tell_reason
-from trainer.learn import engine, fastest, losses, models
+from trainer.learn import engine, losses, memory, models
 from trainer.storage import BadAddress, open_store
 from trainer.world import Watchdog, World, join
 
@@ -49,11 +49,8 @@ def calibrate(cfg: TrainConfig, num_steps: int) -> dict[str, Any]:
     num_classes = cfg.model.num_classes or NUM_CLASSES
     torch.manual_seed(cfg.seed)
     network = models.build(cfg.model, num_classes)
-    message = b""
-    if world.rank == 0:
-        chosen = fastest.choose(network, cfg.update, cfg.input.size_px, world.device)
-        message = json.dumps(chosen).encode()
-    precision, layout = json.loads(world.broadcast(message))
+    update = memory.settle(network, cfg.update, cfg.input.size_px, world)
+    cfg = dataclasses.replace(cfg, update=update)
     state = engine.build(
         network,
         world,
@@ -63,11 +60,11 @@ def calibrate(cfg: TrainConfig, num_steps: int) -> dict[str, Any]:
         update=cfg.update,
         input=cfg.input,
         seed=cfg.seed,
-        precision=precision,
-        layout=layout,
+        precision=update.precision,
+        layout=update.layout,
     )
     times = step_times(cfg, world, watchdog, state, num_classes, num_steps)
-    return describe(cfg, world, times, precision, layout)
+    return describe(cfg, world, times, update.precision, update.layout)
 
 
 def even_labels(cfg: TrainConfig, num_classes: int) -> losses.Labels:
@@ -143,6 +140,7 @@ def describe(
         "layout": layout,
         "compile": cfg.update.compile,
         "micro_batch": cfg.update.micro_batch,
+        "grad_checkpointing": cfg.update.grad_checkpointing == "always",
         "num_ranks": world.size,
         "num_steps": len(times),
         "peak_memory_bytes": torch.cuda.max_memory_allocated(world.device) if cuda else None,

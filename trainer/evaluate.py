@@ -73,7 +73,7 @@ def evaluate_at(
     network = network.to(world.device, memory_format=memory)  # type: ignore[call-overload]
     data = dataclasses.replace(source.config.data, loader_processes=0)
     cache = Path(tempfile.gettempdir()) / "shards"
-    decoded = stream.Decoded(dataset, data, stream.CentreView(view), size_px, cache)
+    decoded = stream.Decoded(dataset, data, stream.CentreView(view), cache)
     plan = stream.EvaluationPlan(dataset.num_samples, batch, world.rank, world.size)
     began = time.monotonic()
     found = measure(

@@ -51,7 +51,6 @@ class FromRun(train.Begin):
 
     def __init__(self, cfg: FinetuneConfig) -> None:
         self.start = cfg.start
-        self.micro_batch = cfg.update.micro_batch
 
     def network(self, cfg: TrainConfig, network: nn.Module, fresh: bool) -> tuple[nn.Module, ...]:
         """The run's weights where the run is fresh; says what learns in any case."""
@@ -66,12 +65,14 @@ class FromRun(train.Begin):
             logger.info("begins from update %d of %s", source.manifest.update, source.address)
         return resting
 
-    def state(self, state: engine.State, batches: Iterator[Batch]) -> None:
+    def state(self, cfg: TrainConfig, state: engine.State, batches: Iterator[Batch]) -> None:
         """Measures the running statistics anew where the configuration wants it."""
         wanted = self.start.statistics_samples
         if not wanted:
             return
-        some = itertools.islice(batches, max(1, wanted // (state.world.size * self.micro_batch)))
+        some = itertools.islice(
+            batches, max(1, wanted // (state.world.size * cfg.update.micro_batch))
+        )
         count = statistics.recalibrate(state.network, (inputs(state, batch) for batch in some))
         for name, value in state.network.named_buffers():
             state.ema[name].copy_(value)

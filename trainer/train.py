@@ -8,6 +8,7 @@ The unit of account is samples seen: workers come and go, the global batch stays
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import logging
@@ -29,12 +30,12 @@ from numpy.typing import NDArray
 from torch import nn
 
 from trainer.checkpoint import CheckpointError, Keeper, Manifest, StateMismatch, read_state
-from trainer.config import ConfigError, InputConfig, TrainConfig, dump, load
+from trainer.config import ConfigError, TrainConfig, dump, load
 from trainer.data import order, stream
 from trainer.data.selection import load_selection, load_weights
 from trainer.data.shards import Dataset, DatasetError, open_dataset
 from trainer.exits import FATAL, TERMINATED, USAGE, tell_reason
-from trainer.learn import engine, evaluation, fastest, losses, models, optimizer, pretrained
+from trainer.learn import engine, evaluation, losses, memory, models, pretrained
 from trainer.learn.schedule import learning_rate
 from trainer.learn.teachers import Teacher
 from trainer.metrics import Lines
@@ -60,7 +61,7 @@ class Begin:
             pretrained.load(network, cfg.model.pretrained)
         return ()
 
-    def state(self, state: engine.State, batches: Iterator[stream.Batch]) -> None:
+    def state(self, cfg: TrainConfig, state: engine.State, batches: Iterator[stream.Batch]) -> None:
         """Prepares the state of a fresh run; batches: those that it will train on."""
 
 
@@ -71,9 +72,9 @@ def train(cfg: TrainConfig, begin: Begin | None = None) -> None:
     watchdog = Watchdog(cfg.world.stall_s)
     data = open_data(cfg)
     start = claim(cfg, world, data)
-    state = restore(cfg, world, data, start, begin)
+    cfg, state = restore(cfg, world, data, start, begin)
     if start.parent is None:
-        begin.state(state, training_batches(cfg, world, data, 0))
+        begin.state(cfg, state, training_batches(cfg, world, data, 0))
     report = Report(cfg, world, goal=data.goal, epoch_samples=data.num_samples, lines=start.lines)
     report.start(state, start.generation, start.parent.update if start.parent else 0)
     audit = Audit(cfg.log.audit_dir, start.generation, world.rank)
@@ -81,7 +82,7 @@ def train(cfg: TrainConfig, begin: Begin | None = None) -> None:
 
     for step, batches in stream.steps_of(training_batches(cfg, world, data, state.seen)):
         lr = learning_rate(cfg.optim, state.seen, data.goal, data.num_samples)
-        optimizer.set_rate(state.optimizer, lr)
+        state.mover.set_rate(lr)
         before = state.seen
         save_due = time.monotonic() - saved_at >= cfg.checkpoint.every_s
         engine.update(
@@ -210,12 +211,17 @@ def claim(cfg: TrainConfig, world: World, data: Data) -> Start:
     return Start(int(number), Manifest.parse(manifest) if manifest else None, keeper, lines)
 
 
-def restore(cfg: TrainConfig, world: World, data: Data, start: Start, begin: Begin) -> engine.State:
-    """The state to go on with: of the chosen checkpoint, or new and the same on every rank."""
+def restore(
+    cfg: TrainConfig, world: World, data: Data, start: Start, begin: Begin
+) -> tuple[TrainConfig, engine.State]:
+    """The state to go on with: of the chosen checkpoint, or new and the same on every rank.
+
+    With it the run, in which nothing is left to how_to_compute.
+    """
     torch.manual_seed(cfg.seed)
     network = models.build(cfg.model, data.num_classes)
     resting = begin.network(cfg, network, start.parent is None)
-    precision, layout = how_to_compute(cfg, world, network, start.parent)
+    cfg = how_to_compute(cfg, world, network, start.parent)
     state = engine.build(
         network,
         world,
@@ -224,9 +230,9 @@ def restore(cfg: TrainConfig, world: World, data: Data, start: Start, begin: Beg
         update=cfg.update,
         input=cfg.input,
         seed=cfg.seed,
-        precision=precision,
-        layout=layout,
-        teacher=frozen_teacher(cfg, world, layout, data.num_classes),
+        precision=cfg.update.precision,
+        layout=cfg.update.layout,
+        teacher=frozen_teacher(cfg, world, cfg.update.layout, data.num_classes),
         resting=resting,
     )
     if start.parent is not None:
@@ -240,7 +246,7 @@ def restore(cfg: TrainConfig, world: World, data: Data, start: Start, begin: Beg
             raise StateMismatch(
                 f"{error}; keep model.* or use another checkpoint.address"
             ) from error
-    return state
+    return cfg, state
 
 
 def frozen_teacher(cfg: TrainConfig, world: World, layout: str, num_classes: int) -> Teacher | None:
@@ -267,16 +273,13 @@ def frozen_teacher(cfg: TrainConfig, world: World, layout: str, num_classes: int
 
 def how_to_compute(
     cfg: TrainConfig, world: World, network: nn.Module, parent: Manifest | None
-) -> tuple[str, str]:
-    """Precision and layout: the checkpoint's, else what rank 0 finds the fastest."""
+) -> TrainConfig:
+    """The run with a micro-batch that fits, and in precision and layout as its checkpoint."""
+    kept = None
     if parent is not None:
-        return str(parent.facts["precision"]), str(parent.facts["layout"])
-    message = b""
-    if world.rank == 0:
-        chosen = fastest.choose(network, cfg.update, cfg.input.size_px, world.device)
-        message = json.dumps(chosen).encode()
-    precision, layout = json.loads(world.broadcast(message))
-    return precision, layout
+        kept = str(parent.facts["precision"]), str(parent.facts["layout"])
+    update = memory.settle(network, cfg.update, cfg.input.size_px, world, kept)
+    return dataclasses.replace(cfg, update=update)
 
 
 def training_batches(
@@ -305,10 +308,10 @@ def training_batches(
         rank=world.rank,
         world=world.size,
     )
-    view = stream.TrainingView(cfg.input, cfg.seed)
+    view = stream.TrainingView(cfg.input, cfg.augment, cfg.seed)
     wants_clean = cfg.loss.name == "self_label" and cfg.loss.self_label.view == "clean"
-    clean = stream.CentreView(cfg.input) if wants_clean else None
-    decoded = stream.Decoded(data.train, cfg.data, view, cfg.input.size_px, data.cache_dir, clean)
+    clean = stream.CentreView(cfg.input, beside=True) if wants_clean else None
+    decoded = stream.Decoded(data.train, cfg.data, view, data.cache_dir, clean)
     pin = world.device.type == "cuda"
     return stream.batches(decoded, plan, cfg.data, pin=pin, weights=data.weights)
 
@@ -324,10 +327,7 @@ def evaluate(
     """Validates the averaged weights, tells the result and returns its top-1 accuracy."""
     assert data.val is not None
     began = time.monotonic()
-    view: InputConfig = cfg.input
-    decoded = stream.Decoded(
-        data.val, cfg.data, stream.CentreView(view), view.size_px, data.cache_dir
-    )
+    decoded = stream.Decoded(data.val, cfg.data, stream.CentreView(cfg.input), data.cache_dir)
     plan = stream.EvaluationPlan(data.val.num_samples, cfg.evaluate.batch, world.rank, world.size)
     pin = world.device.type == "cuda"
     batches = checked(stream.batches(decoded, plan, cfg.data, pin=pin), report, watchdog)

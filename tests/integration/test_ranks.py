@@ -24,7 +24,7 @@ from trainer.config import (
     WorldConfig,
 )
 from trainer.data import order, stream
-from trainer.learn import engine, losses
+from trainer.learn import engine, losses, memory
 from trainer.world import World, join
 
 SAMPLES, LANES, CLASSES, SIZE = 64, 12, 5, 8
@@ -150,3 +150,40 @@ def test_with_batch_norm_the_split_moves_the_weights_a_little(tmp_path: Path) ->
     for name in ("cross_entropy model.1.weight", "cross_entropy model.5.weight"):
         change = (whole[name] - split[name]).norm() / whole[name].norm()
         assert 0 < change < 0.1
+
+
+class Limited(nn.Module):
+    """Has memory for 20 pictures on rank 0, for 6 on rank 1; for 12 and 9 when recomputed."""
+
+    def __init__(self, rank: int) -> None:
+        super().__init__()
+        self.stage = nn.Sequential(nn.Conv2d(3, 2, 1), nn.BatchNorm2d(2))
+        self.limits = {"Sequential": (20, 6)[rank], "RecomputedSequential": (12, 9)[rank]}
+
+    def forward(self, x: Tensor) -> Tensor:
+        if len(x) > self.limits[type(self.stage).__name__]:
+            raise torch.OutOfMemoryError
+        answer: Tensor = self.stage(x)
+        return answer
+
+
+def searching_main(rank: int, size: int, port: int, out: str) -> None:
+    os.environ.update(
+        RANK=str(rank), WORLD_SIZE=str(size), MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port)
+    )
+    world = join(WorldConfig(threads=1, timeout_s=60))
+    told = []
+    for wanted in (16, 40):
+        config = UpdateConfig(micro_batch=wanted, precision="fp32", layout="nchw")
+        found = memory.search(Limited(rank), config, SIZE, world)
+        told.append(f"{found.micro_batch} {found.grad_checkpointing}")
+    Path(out, str(rank)).write_text(", ".join(told))
+    torch.distributed.destroy_process_group()
+
+
+def test_all_ranks_take_the_micro_batch_that_fits_on_every_one(tmp_path: Path) -> None:
+    """40 falls to 5 on rank 1, less than a quarter: with recomputation 10 and 5, no more."""
+    [port] = free_ports(1)
+    spawn(searching_main, (2, port, str(tmp_path)), nprocs=2)
+    expected = "4 never, 5 never"
+    assert [(tmp_path / str(rank)).read_text() for rank in range(2)] == [expected] * 2

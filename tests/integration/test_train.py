@@ -109,6 +109,20 @@ def test_a_sigterm_saves_and_leaves_and_the_next_goes_on_from_there(tmp_path: Pa
     assert end["update"] == left["update"] + 2 * SAMPLES // BATCH
 
 
+def test_recomputed_blocks_and_a_chosen_micro_batch_train_the_same_weights(tmp_path: Path) -> None:
+    states = []
+    for options in (
+        (f"update.micro_batch={BATCH}", "update.grad_checkpointing=never"),
+        ("update.micro_batch=0", "update.grad_checkpointing=always"),
+    ):
+        solo = Solo(tmp_path / options[0])
+        status, said = solo.run("epochs=1", *options)
+        assert status == 0, said
+        [state] = solo.folder.rglob("state.safetensors")
+        states.append(state.read_bytes())
+    assert states[0] == states[1]
+
+
 def test_a_state_of_another_run_is_refused_naming_both_values_and_nothing_is_lost(
     tmp_path: Path,
 ) -> None:

@@ -1,13 +1,12 @@
 """The cells of an experiment: a method, a seed and a stage, each a run in a folder of its own.
 
 A folder is named after what makes the run what it is: changed, it is another folder, and the old
-one is neither used nor removed.
+one is neither used nor removed. Methods whose first stages are the same share their runs.
 """
 
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +21,7 @@ from tools.experiments.spec import (
     filled,
     merged,
 )
-from trainer.config import ConfigError, TrainConfig, parse
+from trainer.config import ConfigError, FinetuneConfig, TrainConfig, parse
 
 
 @dataclass(frozen=True)
@@ -72,15 +71,11 @@ def check(experiment: Experiment) -> None:
         chain = chain_of(experiment, method, experiment.seeds[0], nowhere, Path("/"))
         for number, (stage, cell) in enumerate(zip(method.stages, chain.cells, strict=True), 1):
             where = f"method {method.name}" + (f", stage {number}," if number > 1 else "")
-            if importlib.util.find_spec(cell.module) is None:
-                raise SpecError(
-                    f"{where} in {experiment.source} needs {cell.module}: no such module"
-                )
-            if stage.entry == "train":
-                try:
-                    parse(TrainConfig, cell.run_file, source=f"{where} in {experiment.source}")
-                except ConfigError as error:
-                    raise SpecError(str(error)) from error
+            kind = FinetuneConfig if stage.entry == "finetune" else TrainConfig
+            try:
+                parse(kind, cell.run_file, source=f"{where} in {experiment.source}")
+            except ConfigError as error:
+                raise SpecError(str(error)) from error
 
 
 def chain_of(experiment: Experiment, method: Method, seed: int, data: Data, state: Path) -> Chain:
@@ -92,10 +87,10 @@ def chain_of(experiment: Experiment, method: Method, seed: int, data: Data, stat
     for number, stage in enumerate(method.stages, 1):
         before.append([stage.entry, stage.tree])
         place = sha256([data.packs, *before])[:10]
-        folder = state / "cells" / f"{method.name}-{seed}-{number}-{place}"
+        folder = state / "cells" / f"{seed}-{number}-{place}"
         previous = cells[-1].run.as_uri() if cells else ""
         tree = {
-            "name": f"{experiment.name}-{method.name}-{seed}-{number}",
+            "name": f"{experiment.name}-{seed}-{number}-{place}",
             "seed": seed,
             **merged(filled(stage.tree, previous), _own(data, folder)),
         }

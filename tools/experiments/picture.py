@@ -9,15 +9,19 @@ from typing import TYPE_CHECKING
 
 from tools.experiments.report import over_seeds
 from tools.experiments.results import Row
+from tools.experiments.spec import SpecError
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 
 def draw(groups: dict[str, list[Row]], title: str, path: Path) -> None:
-    """Draws the rows of each method into an .svg file."""
-    import matplotlib
-    from matplotlib.figure import Figure
+    """Draws the rows of each method into an .svg file. Raises SpecError without matplotlib."""
+    try:
+        import matplotlib
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise SpecError("the picture needs matplotlib; pip install '.[plot]'") from error
 
     with matplotlib.rc_context({"svg.hashsalt": "experiments"}):  # same rows, same file
         height = max(4.0, 1.5 + 0.4 * len(groups))

@@ -15,7 +15,7 @@ from tools.experiments.spec import SpecError
 ROOT = Path(__file__).resolve().parents[2]
 EXPERIMENTS = ROOT / "examples" / "experiments"
 RESULTS = ROOT / "docs" / "results"
-ORPHANS_S = 30.0
+ORPHANS_S = 60.0
 """Runs whose runner was killed are told so by the kernel, save and end: a matter of seconds."""
 
 

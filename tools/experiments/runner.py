@@ -58,8 +58,9 @@ def run(
     failures: list[Failure] = []
     try:
         while waiting or active:
-            while waiting and len(active) < at_once:
-                active.append(waiting.pop(0))
+            while len(active) < at_once and (work := _next(waiting, active)) is not None:
+                waiting.remove(work)
+                active.append(work)
             for work in list(active):
                 _advance(work, lock)
                 if work.failed or not work.todo:
@@ -72,6 +73,13 @@ def run(
     finally:
         children.end(work.process for work in active if work.process is not None)
     return failures
+
+
+def _next(waiting: Sequence[Work], active: Sequence[Work]) -> Work | None:
+    """The first that shares no run with those that are active: it would be run twice at once."""
+    busy = {cell.folder for work in active for cell in work.todo}
+    free = (work for work in waiting if busy.isdisjoint(cell.folder for cell in work.todo))
+    return next(free, None)
 
 
 def _advance(work: Work, lock: int) -> None:

@@ -3,6 +3,7 @@
 Shared with the launcher, so it imports neither torch nor anything that does.
 """
 
+from trainer.config.augment import AugmentConfig
 from trainer.config.fields import section, setting
 from trainer.config.finetune import FinetuneConfig, StartConfig
 from trainer.config.loading import (
@@ -43,6 +44,7 @@ from trainer.config.schema import (
 
 __all__ = [
     "RUN_CONFIG",
+    "AugmentConfig",
     "BalanceConfig",
     "BootstrapConfig",
     "CheckpointConfig",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from trainer.config.augment import AugmentConfig
 from trainer.config.fields import section, setting
 from trainer.config.losses import LossConfig
 
@@ -155,6 +156,21 @@ class InputConfig:
         least=16,
         most=2048,
     )
+    start_px: int = setting(
+        0,
+        "side of the training crop in the first epoch, growing to size_px; 0: size_px throughout",
+        "the published recipes keep one size",
+        unit="px",
+        least=0,
+        most=2048,
+    )
+    grow_epochs: float = setting(
+        0.0,
+        "span over which the training crop grows from start_px",
+        "with start_px, most of the run",
+        unit="epochs",
+        least=0,
+    )
     crop_ratio: float = setting(
         0.875,
         "evaluation: crop side over resized short side",
@@ -194,8 +210,13 @@ class InputConfig:
 
 @dataclass(frozen=True)
 class OptimConfig:
-    """SGD with Nesterov momentum, linear warm-up, cosine to the end."""
+    """What moves the weights, and how fast: linear warm-up, cosine to the end."""
 
+    name: Literal["sgd", "lars", "lamb"] = setting(
+        "sgd",
+        "SGD, or timm's LARS or LAMB for very large batches",
+        "the team's; the others read from the device once an update",
+    )
     lr: float = setting(
         0.1,
         "peak learning rate for the global batch",
@@ -215,6 +236,14 @@ class OptimConfig:
         "the team's",
         unit="1",
         least=0,
+        most=1,
+    )
+    layer_decay: float = setting(
+        1.0,
+        "learning rate of a stage over that of the next one up; 1: all alike",
+        "training from the start; below 1 for fine-tuning",
+        unit="ratio",
+        above=0,
         most=1,
     )
     pool_lr_ratio: float = setting(
@@ -249,11 +278,19 @@ class UpdateConfig:
     )
     micro_batch: int = setting(
         32,
-        "samples per forward pass of a rank",
+        "samples per forward pass of a rank, halved until they fit into a GPU's memory; batch norms"
+        " average over them; 0: a GPU's whole share of the update, on CPUs at most 32",
         "fits the seven networks into 16 GB",
         unit="samples",
-        least=1,
+        least=0,
         most=4096,
+    )
+    grad_checkpointing: Literal["auto", "always", "never"] = setting(
+        "auto",
+        "compute blocks again on the way back instead of keeping all activations: a third slower,"
+        " a fraction of the memory; auto: where less than a quarter of the micro-batch fits a GPU"
+        " without it",
+        "costs nothing where memory is enough",
     )
     precision: Literal["auto", "fp32", "bf16"] = setting(
         "auto",
@@ -423,6 +460,7 @@ class TrainConfig:
     model: ModelConfig = section(ModelConfig, "which network")
     data: DataConfig = section(DataConfig, "shards and order")
     input: InputConfig = section(InputConfig, "pictures to tensors")
+    augment: AugmentConfig = section(AugmentConfig, "what else happens to training pictures")
     optim: OptimConfig = section(OptimConfig, "optimiser and schedule")
     update: UpdateConfig = section(UpdateConfig, "one update")
     loss: LossConfig = section(LossConfig, "what an update lowers")

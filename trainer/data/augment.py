@@ -13,10 +13,14 @@ import random
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from trainer.config import InputConfig
+from trainer.config import AugmentConfig, InputConfig
+from trainer.data import policy
 
 RATIO = (3 / 4, 4 / 3)
 """Aspect ratios of RandomResizedCrop, torchvision's and the team's."""
+
+SIDE_STEP = 16
+"""Pixels between the sides of a growing crop: each new one costs a compilation."""
 
 
 def generator(*what: str | int) -> random.Random:
@@ -26,17 +30,26 @@ def generator(*what: str | int) -> random.Random:
 
 
 def training_view(
-    image: Tensor, config: InputConfig, *, seed: int, epoch: int, sample: int
+    image: Tensor, config: InputConfig, more: AugmentConfig, *, seed: int, epoch: int, sample: int
 ) -> Tensor:
-    """A random crop, resized and perhaps mirrored.
+    """A random crop, resized, perhaps mirrored, and changed as `more` says.
 
-    image: (3, H, W) uint8. Returns (3, size_px, size_px) uint8.
+    image: (3, H, W) uint8. Returns (3, S, S) uint8 with S = side_px(config, epoch).
     """
     draw = generator("augment", seed, epoch, sample)
     top, left, height, width = crop_box(image.shape[-2], image.shape[-1], config.scale_least, draw)
     crop = image[:, top : top + height, left : left + width]
-    view = resize(crop, config.size_px, config.size_px)
-    return view.flip(-1) if draw.random() < config.flip else view
+    side = side_px(config, epoch)
+    view = resize(crop, side, side)
+    return policy.apply(view.flip(-1) if draw.random() < config.flip else view, more, draw)
+
+
+def side_px(config: InputConfig, epoch: int) -> int:
+    """Side of the training crop in an epoch: grows evenly from start_px, in steps of SIDE_STEP."""
+    if not config.start_px or epoch >= config.grow_epochs:
+        return config.size_px
+    grown = (config.size_px - config.start_px) * epoch / config.grow_epochs
+    return config.start_px + int(grown / SIDE_STEP) * SIDE_STEP
 
 
 def crop_box(
@@ -57,12 +70,11 @@ def crop_box(
     return (height - h) // 2, (width - w) // 2, h, w
 
 
-def evaluation_view(image: Tensor, config: InputConfig) -> Tensor:
-    """The centre crop after a resize of the shorter side to size_px / crop_ratio.
+def evaluation_view(image: Tensor, config: InputConfig, size: int) -> Tensor:
+    """The centre crop of `size` px after a resize of the shorter side to size / crop_ratio.
 
-    image: (3, H, W) uint8. Returns (3, size_px, size_px) uint8.
+    image: (3, H, W) uint8. Returns (3, size, size) uint8.
     """
-    size = config.size_px
     short = round(size / config.crop_ratio)
     height, width = image.shape[-2:]
     if height < width:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from trainer.config import DataConfig, InputConfig
+from trainer.config import AugmentConfig, DataConfig, InputConfig
 from trainer.data import augment, order
 from trainer.data.cache import DamagedSample, Fetched, Reader
 from trainer.data.decode import GREY, DamagedImage, decode
@@ -86,6 +86,16 @@ class Batch:
         )
 
 
+class View(Protocol):
+    """What of a picture becomes the network's input."""
+
+    def side_px(self, part: Part) -> int:
+        """Side of the views of a part's pictures."""
+
+    def __call__(self, image: Tensor, part: Part, sample: int) -> Tensor:
+        """(3, H, W) uint8 to (3, S, S) uint8, with S the part's side."""
+
+
 class Decoded(Dataset[Batch]):
     """Parts to batches. Loader processes get a pickled copy: addresses, no arrays, no clients."""
 
@@ -96,13 +106,12 @@ class Decoded(Dataset[Batch]):
         self,
         shards: Shards,
         data: DataConfig,
-        view: Callable[[Tensor, Part, int], Tensor],
-        size_px: int,
+        view: View,
         cache_dir: Path,
-        clean: Callable[[Tensor, Part, int], Tensor] | None = None,
+        clean: View | None = None,
     ) -> None:
         self.shards, self.data, self.view, self.clean = shards, data, view, clean
-        self.size_px, self.cache_dir = size_px, cache_dir
+        self.cache_dir = cache_dir
         self.opened: tuple[Reader, NDArray[Any]] | None = None
 
     def __getstate__(self) -> dict[str, Any]:
@@ -114,7 +123,8 @@ class Decoded(Dataset[Batch]):
             self.opened = (reader, self.shards.index())
         reader, index = self.opened
         count = max(1, len(part.ids))
-        pixels = torch.full((count, 3, self.size_px, self.size_px), GREY, dtype=torch.uint8)
+        side = self.view.side_px(part)
+        pixels = torch.full((count, 3, side, side), GREY, dtype=torch.uint8)
         clean = torch.full_like(pixels, GREY) if self.clean is not None else None
         labels, weights = torch.zeros(count, dtype=torch.int64), torch.zeros(count)
         damaged = []
@@ -138,22 +148,30 @@ class TrainingView:
     """The random view of (seed, epoch, id)."""
 
     config: InputConfig
+    more: AugmentConfig
     seed: int
+
+    def side_px(self, part: Part) -> int:
+        return augment.side_px(self.config, part.step.epoch)
 
     def __call__(self, image: Tensor, part: Part, sample: int) -> Tensor:
         return augment.training_view(
-            image, self.config, seed=self.seed, epoch=part.step.epoch, sample=sample
+            image, self.config, self.more, seed=self.seed, epoch=part.step.epoch, sample=sample
         )
 
 
 @dataclass(frozen=True)
 class CentreView:
-    """The fixed view of evaluation."""
+    """The fixed view of evaluation, or beside a training view, of that one's size."""
 
     config: InputConfig
+    beside: bool = False
+
+    def side_px(self, part: Part) -> int:
+        return augment.side_px(self.config, part.step.epoch) if self.beside else self.config.size_px
 
     def __call__(self, image: Tensor, part: Part, sample: int) -> Tensor:
-        return augment.evaluation_view(image, self.config)
+        return augment.evaluation_view(image, self.config, self.side_px(part))
 
 
 class Plan(Sampler[Part]):

@@ -21,8 +21,9 @@ from torch.nn.parallel import DistributedDataParallel
 from trainer.config import InputConfig, OptimConfig, UpdateConfig
 from trainer.data.augment import generator
 from trainer.data.stream import Batch, Step
-from trainer.learn import optimizer
 from trainer.learn.losses import Examples, Loss, Mix, draw_mix, one_hot, precise
+from trainer.learn.optimizer import Mover
+from trainer.learn.recompute import recompute
 from trainer.learn.schedule import ema_decay
 from trainer.learn.teachers import Teacher
 from trainer.world import Ranks, World
@@ -65,7 +66,7 @@ class State:
     network: nn.Module
     parallel: DistributedDataParallel
     """The network, perhaps compiled, with its gradients averaged over the ranks."""
-    optimizer: torch.optim.Optimizer
+    mover: Mover
     ema: dict[str, Tensor]
     """Averaged parameters and buffers by the network's names."""
     loss: Loss
@@ -85,13 +86,10 @@ class State:
     """Seconds spent waiting for batches, and in updates as a whole."""
 
     def tensors(self) -> dict[str, Tensor]:
-        """The state as flat tensors: model.*, ema.*, momentum.*, and loss.* where it has any."""
+        """The state as flat tensors: model.*, ema.*, what moves them, loss.* where it has any."""
         flat = {f"model.{name}": value for name, value in self.network.state_dict().items()}
         flat |= {f"ema.{name}": value for name, value in self.ema.items()}
-        for name, parameter in self.network.named_parameters():
-            momentum = self.optimizer.state[parameter].get("momentum_buffer")
-            zeros = torch.zeros_like(parameter)
-            flat[f"momentum.{name}"] = zeros if momentum is None else momentum
+        flat |= self.mover.tensors()
         flat |= {f"loss.{name}": value for name, value in self.loss.state_dict().items()}
         return flat
 
@@ -115,12 +113,7 @@ class State:
         self.loss.load_state_dict(_part(flat, "loss."))
         for name, value in _part(flat, "ema.").items():
             self.ema[name].copy_(value)
-        momenta = _part(flat, "momentum.")
-        for name, parameter in self.network.named_parameters():
-            buffer = momenta[name].to(parameter.device)
-            # Keeps the parameter's memory layout, which the fused optimiser wants equal.
-            kept = torch.empty_like(parameter).copy_(buffer)
-            self.optimizer.state[parameter]["momentum_buffer"] = kept
+        self.mover.load(flat)
         self.updates, self.seen = updates, seen
 
 
@@ -147,6 +140,8 @@ def build(
     teacher: a frozen one; the averaged weights teach where the loss wants a teacher and has none.
     resting: parts of the network whose parameters want no gradient, and which stay as they are.
     """
+    if update.grad_checkpointing == "always":
+        recompute(network)
     memory = torch.channels_last if layout == "nhwc" else torch.contiguous_format
     network = network.to(world.device, memory_format=memory)  # type: ignore[call-overload]
     parallel = DistributedDataParallel(
@@ -165,7 +160,7 @@ def build(
     return State(
         network,
         parallel,
-        optimizer.build(network, optim),
+        Mover(network, optim),
         ema,
         loss.to(world.device),
         teacher,
@@ -307,11 +302,7 @@ def _step(optim: OptimConfig, state: State) -> Tensor:
     counters.streak.add_(1).mul_(bad)
     counters.in_a_row.copy_(torch.maximum(counters.in_a_row, counters.streak))
     counters.grad_norm.copy_(norm)
-    # The fused optimisers leave everything as it is where found_inf is 1.
-    fused: Any = state.optimizer
-    fused.found_inf = bad
-    fused.step()
-    fused.zero_grad(set_to_none=True)
+    state.mover.step(bad)
     return bad
 
 

@@ -154,7 +154,7 @@ def test_a_sample_of_weight_0_leaves_no_trace_in_the_gradient(world: World) -> N
 
 def test_biases_and_norms_do_not_decay(world: World) -> None:
     network = Tiny()
-    decayed, free = optimizer.parameter_groups(network, OptimConfig(weight_decay=0.5))
+    free, decayed = optimizer.parameter_groups(network, OptimConfig(weight_decay=0.5))
     assert [id(p) for p in decayed["params"]] == [id(network.head.weight)]
     assert {id(p) for p in free["params"]} == {
         id(network.head.bias),
@@ -169,7 +169,7 @@ def test_the_gradient_norm_is_clipped(world: World) -> None:
     before = copies(state, "model.head.bias")
     step = Step(0, 0, 4, (0, 1, 2, 3), 1)
     optim = OptimConfig(lr=1.0, weight_decay=0, momentum=0, nesterov=False, clip_norm=1e-3)
-    state.optimizer.param_groups[1].update(lr=1.0, momentum=0, nesterov=False)
+    state.mover.optimizer.param_groups[1].update(lr=1.0, momentum=0, nesterov=False)
     batch = make_batch(step, [0, 0, 0, 0], [1, 1, 1, 1])
     engine.update(
         UPDATE, optim, state, step, iter([batch]), ema_half_life_samples=1, ask=lambda: None

@@ -40,8 +40,18 @@ RUNS = {
     "logit_adjustment": ["loss.balance.kind=logit_adjustment", "loss.balance.tau=0.5"],
     "balanced_softmax": ["loss.balance.kind=balanced_softmax"],
     "cutmix": ["update.cutmix=1.0"],
+    "lars": ["optim.name=lars", "optim.lr=1.0"],
+    "lamb": ["optim.name=lamb"],
 }
-REMEMBERING = ["ghm", "elr", "self_label, frozen", "self_label, ema", "self_label, self"]
+REMEMBERING = [
+    "ghm",
+    "elr",
+    "self_label, frozen",
+    "self_label, ema",
+    "self_label, self",
+    "lars",
+    "lamb",
+]
 
 
 @pytest.fixture
@@ -71,7 +81,8 @@ def test_a_resume_amid_the_run_is_exact_to_the_bit(world: World, tmp_path: Path,
     first = TinyRun(world, tmp_path, RUNS[name])
     assert list(first.updates(11)) == expected[:11]
     kept = {key: value.clone() for key, value in first.state.tensors().items()}
-    assert any(key.startswith("loss.") and value.abs().sum() > 0 for key, value in kept.items())
+    memory = ("loss.", "momentum.", "square.")
+    assert any(key.startswith(memory) and value.abs().sum() > 0 for key, value in kept.items())
     second = TinyRun(world, tmp_path, RUNS[name])
     second.state.load(kept, updates=first.state.updates, seen=first.state.seen)
     assert list(second.updates(UPDATES - 11)) == expected[11:]

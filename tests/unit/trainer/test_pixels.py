@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,8 +11,8 @@ import torch
 import torchvision.transforms.v2
 from PIL import Image
 
-from trainer.config import InputConfig
-from trainer.data import augment
+from trainer.config import AugmentConfig, InputConfig
+from trainer.data import augment, policy
 from trainer.data.decode import DamagedImage, decode
 
 
@@ -57,13 +58,15 @@ def test_a_forged_header_takes_no_gigabytes() -> None:
 def test_9_a_view_depends_on_seed_epoch_and_id_alone() -> None:
     config = InputConfig(size_px=32)
     image = decode(picture())
-    first = augment.training_view(image, config, seed=1, epoch=2, sample=3)
+    first = augment.training_view(image, config, AugmentConfig(), seed=1, epoch=2, sample=3)
     assert first.shape == (3, 32, 32)
     torch.manual_seed(99)
-    assert torch.equal(first, augment.training_view(image, config, seed=1, epoch=2, sample=3))
+    assert torch.equal(
+        first, augment.training_view(image, config, AugmentConfig(), seed=1, epoch=2, sample=3)
+    )
     for other in ({"seed": 2}, {"epoch": 3}, {"sample": 4}):
         what = {"seed": 1, "epoch": 2, "sample": 3, **other}
-        assert not torch.equal(first, augment.training_view(image, config, **what))
+        assert not torch.equal(first, augment.training_view(image, config, AugmentConfig(), **what))
 
 
 @pytest.mark.parametrize(("height", "width"), [(1, 1), (1, 300), (300, 1), (40, 60), (7, 5)])
@@ -89,7 +92,7 @@ def test_crops_cover_the_allowed_areas_and_ratios() -> None:
 def test_the_evaluation_view_is_the_centre() -> None:
     image = torch.zeros(3, 40, 80, dtype=torch.uint8)
     image[:, 15:25, 35:45] = 255
-    view = augment.evaluation_view(image, InputConfig(size_px=20, crop_ratio=0.5))
+    view = augment.evaluation_view(image, InputConfig(crop_ratio=0.5), 20)
     assert view.shape == (3, 20, 20)
     assert view[:, 8:12, 8:12].min() == 255
     assert view[:, :4].max() == 0
@@ -104,8 +107,66 @@ def test_views_are_torchvisions_pixel_for_pixel(height: int, width: int, size: i
     functional = torchvision.transforms.v2.functional
     resized = functional.resize(image, [round(size / 0.875)], antialias=True)
     expected = functional.center_crop(resized, [size, size])
-    assert torch.equal(augment.evaluation_view(image, config), expected)
+    assert torch.equal(augment.evaluation_view(image, config, config.size_px), expected)
     draw = augment.generator("augment", 0, 0, 0)
     box = augment.crop_box(height, width, config.scale_least, draw)
     expected = functional.resized_crop(image, *box, [size, size], antialias=True)
-    assert torch.equal(augment.training_view(image, config, seed=0, epoch=0, sample=0), expected)
+    assert torch.equal(
+        augment.training_view(image, config, AugmentConfig(), seed=0, epoch=0, sample=0), expected
+    )
+
+
+ALL = AugmentConfig(randaugment_ops=2, color_jitter=0.4, pca_noise=0.1, erase=0.5)
+
+
+@pytest.mark.parametrize("key", ["randaugment_ops", "color_jitter", "pca_noise", "erase"])
+def test_each_augmentation_changes_the_view_by_seed_epoch_and_id_alone(key: str) -> None:
+    image = decode(picture())
+    config = InputConfig(size_px=24)
+    alone = replace(AugmentConfig(), **{key: getattr(ALL, key)})
+    if key == "erase":
+        alone = AugmentConfig(erase=1.0)
+    before = torch.get_rng_state()
+    first = augment.training_view(image, config, alone, seed=1, epoch=2, sample=3)
+    assert torch.equal(torch.get_rng_state(), before), "the run's own generator is left alone"
+    torch.manual_seed(99)
+    assert torch.equal(
+        first, augment.training_view(image, config, alone, seed=1, epoch=2, sample=3)
+    )
+    plain = augment.training_view(image, config, AugmentConfig(), seed=1, epoch=2, sample=3)
+    others = [
+        augment.training_view(image, config, alone, seed=1, epoch=epoch, sample=3)
+        for epoch in range(8)
+    ]
+    assert first.dtype == torch.uint8
+    assert first.shape == plain.shape
+    assert len({tuple(other.flatten().tolist()) for other in others}) > 1
+    assert any(
+        not torch.equal(
+            other,
+            augment.training_view(image, config, AugmentConfig(), seed=1, epoch=epoch, sample=3),
+        )
+        for epoch, other in enumerate(others)
+    )
+
+
+def test_colour_noise_is_one_colour_for_all_pixels_of_the_stated_spread() -> None:
+    grey = torch.full((3, 4, 4), 128, dtype=torch.uint8)
+    colours = torch.stack(
+        [
+            policy.colour_noise(grey, 0.1, augment.generator("noise", number))[:, 0, 0].float()
+            for number in range(2000)
+        ]
+    )
+    noisy = policy.colour_noise(grey, 0.1, augment.generator("noise", 0))
+    assert noisy.flatten(1).unique(dim=1).shape[1] == 1
+    spread = 255 * 0.1 * (policy.COLOUR_AXES * policy.COLOUR_SCALES)
+    expected = spread @ spread.T + torch.eye(3) / 12  # and what rounding adds
+    assert torch.allclose(colours.T.cov(), expected, rtol=0.15, atol=1.5)
+
+
+def test_a_growing_crop_grows_evenly_to_its_full_size() -> None:
+    config = InputConfig(size_px=224, start_px=128, grow_epochs=6)
+    sides = [augment.side_px(config, epoch) for epoch in range(8)]
+    assert sides == [128, 144, 160, 176, 192, 208, 224, 224]
+    assert augment.side_px(InputConfig(size_px=224), 0) == 224

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from tests.unit.trainer.shards import write_shards
-from trainer.config import DataConfig, InputConfig
+from trainer.config import AugmentConfig, DataConfig, InputConfig
 from trainer.data import order, stream
 from trainer.data.cache import Fetched
 from trainer.data.decode import GREY
@@ -78,8 +78,8 @@ def shards(tmp_path: Path) -> Dataset:
 
 def decoded(dataset: Dataset, tmp_path: Path, processes: int) -> list[stream.Batch]:
     config = DataConfig(loader_processes=processes, lanes=4, window=8)
-    view = stream.TrainingView(InputConfig(size_px=16), seed=3)
-    source = stream.Decoded(dataset, config, view, 16, tmp_path / "cache")
+    view = stream.TrainingView(InputConfig(size_px=16), AugmentConfig(), seed=3)
+    source = stream.Decoded(dataset, config, view, tmp_path / "cache")
     weights = np.linspace(0.5, 2, 24, dtype=np.float32)
     column = dataset.index()["shard"]
     own = stream.Plan(
@@ -130,9 +130,10 @@ def test_a_rank_without_samples_still_takes_part() -> None:
 
     step = stream.Step(0, 0, 1, (), 1)
     source = stream.Decoded.__new__(stream.Decoded)
-    source.size_px, source.opened, source.clean = 8, (Unread(), None), None  # type: ignore[assignment]
+    source.view, source.clean = stream.CentreView(InputConfig(size_px=16)), None
+    source.opened = (Unread(), None)  # type: ignore[assignment]
     batch = source[stream.Part(step, ())]
-    assert batch.pixels.shape == (1, 3, 8, 8)
+    assert batch.pixels.shape == (1, 3, 16, 16)
     assert batch.weights.tolist() == [0.0]
     assert batch.fetched.downloads == 2
     assert source[stream.Part(step, ())].fetched.downloads == 0

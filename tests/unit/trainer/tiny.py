@@ -12,7 +12,7 @@ from tests.unit.trainer.shards import write_shards
 from trainer import train
 from trainer.config import TrainConfig, WorldConfig, parse
 from trainer.data import stream
-from trainer.learn import engine, losses, models, optimizer
+from trainer.learn import engine, losses, models
 from trainer.learn.schedule import learning_rate
 from trainer.learn.teachers import Teacher
 from trainer.world import World
@@ -72,7 +72,7 @@ class TinyRun:
             if number == num_updates:
                 break
             lr = learning_rate(cfg.optim, state.seen, data.goal, data.num_samples)
-            optimizer.set_rate(state.optimizer, lr)
+            state.mover.set_rate(lr)
             engine.update(
                 cfg.update,
                 cfg.optim,
