@@ -30,17 +30,25 @@ logger = logging.getLogger(__name__)
 
 def finetune(cfg: FinetuneConfig) -> None:
     """Trains from the checkpoint that cfg.start names, or on from this run's own newest one."""
+    cfg = settled(cfg)
+    train.train(cfg, FromRun(cfg))
+
+
+def settled(cfg: FinetuneConfig) -> FinetuneConfig:
+    """The run with its start as the teacher where it wants one and names none, as in SCC.
+
+    Raises ConfigError where it would take the folder that it begins from for its own.
+    """
     if open_store(cfg.start.address).address == open_store(cfg.checkpoint.address).address:
         raise ConfigError(
             f"start.address and checkpoint.address are both {cfg.start.address}; give the new run"
             " a folder of its own"
         )
     told = cfg.loss.self_label
-    if cfg.loss.name == "self_label" and not told.teacher_from:
-        # As in SCC, where the stage before is the teacher.
-        taught = dataclasses.replace(told, teacher_from=cfg.start.address)
-        cfg = dataclasses.replace(cfg, loss=dataclasses.replace(cfg.loss, self_label=taught))
-    train.train(cfg, FromRun(cfg))
+    if cfg.loss.name != "self_label" or told.teacher_from:
+        return cfg
+    taught = dataclasses.replace(told, teacher_from=cfg.start.address)
+    return dataclasses.replace(cfg, loss=dataclasses.replace(cfg.loss, self_label=taught))
 
 
 class FromRun(train.Begin):
