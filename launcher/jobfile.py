@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from launcher.errors import UsageError
-from launcher.request import Request
+from launcher.request import Request, Tuned
 from launcher.spec import JobConfig, Patch, read_patches
-from trainer.config import TrainConfig, parse, section
+from trainer.config import FinetuneConfig, TrainConfig, parse, section
 
 
 @dataclass(frozen=True)
@@ -42,14 +42,48 @@ def recipes() -> list[str]:
     )
 
 
+def recipe_of(network: str) -> str:
+    """The packaged recipe that trains a network of timm's name. Raises UsageError."""
+    for name in recipes():
+        if _model_name(_tree(*_recipe_text(name))) == network:
+            return name
+    raise UsageError(
+        f"no packaged recipe trains {network!r}, so none says how large its job is; give --model "
+        "the path of a YAML with a part job"
+    )
+
+
 def read_job_file(request: Request) -> JobFile:
     """The packaged recipe or the file that `--model` means, with the overrides applied.
 
-    Raises UsageError or ConfigError, one line with file and key.
+    Its run is a fine-tuning's where it has a start. Raises UsageError or ConfigError, one line with
+    file and key.
     """
     import yaml
 
     text, source = _recipe_text(request.model)
+    tree = _tree(text, source)
+    for_job = [_whole(override) for override in request.overrides if override.startswith("job.")]
+    for_run = [override for override in request.overrides if not override.startswith("job.")]
+    for override in for_run:
+        if override.partition("=")[0] == "name":
+            raise UsageError(f"override {override!r}: a run is called as its job; give --name")
+    job = yaml.safe_dump({"job": _worded(tree.get("job") or {})})
+    if request.tuned is not None:
+        run = _tuned_run(request.tuned, tree, source, for_run)
+    else:
+        run = _run(tree.get("run") or {}, source, for_run)
+    return JobFile(
+        parse(_JobPart, job, for_job, source=source, complete=False).job,
+        run,
+        source,
+        _patches(request, tree.get("patches"), source),
+    )
+
+
+def _tree(text: str, source: str) -> dict[str, Any]:
+    import yaml
+
     try:
         tree = yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
     except yaml.YAMLError as error:
@@ -62,19 +96,54 @@ def read_job_file(request: Request) -> JobFile:
         raise UsageError(
             f"{source} must hold the keys job and run (or one of them) and patches, nothing else"
         )
-    for_job = [_whole(override) for override in request.overrides if override.startswith("job.")]
-    for_run = [override for override in request.overrides if not override.startswith("job.")]
-    for override in for_run:
-        if override.partition("=")[0] == "name":
-            raise UsageError(f"override {override!r}: a run is called as its job; give --name")
-    job = yaml.safe_dump({"job": _worded(tree.get("job") or {})})
-    run = yaml.safe_dump(tree.get("run") or {})
-    return JobFile(
-        parse(_JobPart, job, for_job, source=source, complete=False).job,
-        parse(TrainConfig, run, for_run, source=f"run of {source}", complete=False),
-        source,
-        _patches(request, tree.get("patches"), source),
+    return tree
+
+
+def _run(tree: Any, source: str, overrides: list[str]) -> TrainConfig:
+    """The run of a job file: a fine-tuning where the file or an override says what it begins from.
+
+    Raises UsageError where it does not say which run that is.
+    """
+    import yaml
+
+    is_tuned = (isinstance(tree, dict) and "start" in tree) or any(
+        override.startswith("start.") for override in overrides
     )
+    kind = FinetuneConfig if is_tuned else TrainConfig
+    run = parse(kind, yaml.safe_dump(tree), overrides, source=f"run of {source}", complete=False)
+    if isinstance(run, FinetuneConfig) and not run.start.address:
+        raise UsageError(
+            f"start.address in run of {source} is empty; give the checkpoint.address of the run to "
+            "begin from, or leave start out"
+        )
+    return run
+
+
+def _tuned_run(
+    tuned: Tuned, tree: dict[str, Any], source: str, overrides: list[str]
+) -> TrainConfig:
+    """The run in place of the file's. Raises UsageError where another network is asked for."""
+    run = parse(FinetuneConfig, tuned.run, overrides, source=tuned.source, complete=False)
+    if run.model.network != tuned.network:
+        raise UsageError(
+            f"the overrides of model.* ask for {run.model.network}, but {tuned.source} is of "
+            f"{tuned.network}, whose weights fit no other; leave them out"
+        )
+    named = _model_name(tree)
+    if named and named != run.model.name:
+        raise UsageError(
+            f"{source} is of the network {named}, but {tuned.source} is of {tuned.network}; give "
+            "--model a recipe of that network, or leave it out"
+        )
+    return run
+
+
+def _model_name(tree: dict[str, Any]) -> str:
+    """The network that a job file names; empty where it names none."""
+    found: Any = tree
+    for key in ("run", "model", "name"):
+        found = found.get(key) if isinstance(found, dict) else None
+    return str(found or "")
 
 
 _MAPPINGS = ("env", "node_selector", "pod_annotations", "pod_labels")

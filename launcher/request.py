@@ -9,6 +9,18 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
+class Tuned:
+    """A fine-tuning's run, which takes the place of a recipe's."""
+
+    run: str
+    """Its configuration as YAML, before overrides."""
+    source: str
+    """What it is made of, for errors."""
+    network: str
+    """The only network that it may train, in words (trainer.config.ModelConfig.network)."""
+
+
+@dataclass(frozen=True)
 class Request:
     """What the command line says; None or "" is not said."""
 
@@ -35,3 +47,5 @@ class Request:
     backend: str = ""
     patches: tuple[str, ...] = ()
     """Paths of patch files, applied in this order after those of the job file."""
+    tuned: Tuned | None = None
+    """The run in place of the recipe's, which then gives the job alone."""

@@ -18,7 +18,7 @@ from launcher.jobfile import read_job_file, recipes
 from launcher.request import Request
 from launcher.settings import Settings
 from launcher.spec import JobConfig, JobSpec, RendezvousConfig, Workers
-from trainer.config import LogConfig, TrainConfig, dump
+from trainer.config import FinetuneConfig, LogConfig, TrainConfig, dump
 
 __all__ = ["PLACEHOLDER", "Resolved", "recipes", "resolve"]
 
@@ -46,8 +46,8 @@ def resolve(
     """
     _check_flags(request)
     asked = read_job_file(request)
-    run = asked.run
-    job = _place(request, asked.job, known)
+    run = _started(request, asked.run)
+    job = _place(request, asked.job, known, run)
     spec.check_platform(job)
     workers, ranks = _size(request, job)
     missing: list[str] = []
@@ -70,6 +70,14 @@ def resolve(
     resolved = JobSpec(name, job, workers, ranks, run, request.local, asked.patches)
     _check_together(resolved, asked.source)
     return Resolved(resolved, tuple(missing), tuple(_notes(resolved)))
+
+
+def _started(request: Request, run: TrainConfig) -> TrainConfig:
+    """The run with the address that it begins from checked, where it begins from one."""
+    if not isinstance(run, FinetuneConfig):
+        return run
+    address = _absolute(request, spec.check_address(run.start.address, "start.address"))
+    return dataclasses.replace(run, start=dataclasses.replace(run.start, address=address))
 
 
 def _for_this_machine(
@@ -120,7 +128,7 @@ _PROXIES = {"http": "http_proxy", "https": "https_proxy", "bypass": "no_proxy"}
 """Keys of job.proxy with the settings of the same meaning."""
 
 
-def _place(request: Request, job: JobConfig, known: Settings) -> JobConfig:
+def _place(request: Request, job: JobConfig, known: Settings, run: TrainConfig) -> JobConfig:
     """The job with flags over its own values over the settings, each checked."""
     chosen: dict[str, Any] = {}
     for key in (
@@ -148,7 +156,8 @@ def _place(request: Request, job: JobConfig, known: Settings) -> JobConfig:
         raise UsageError(
             f"--backend {request.backend!r} is unknown; allowed are {', '.join(spec.BACKENDS)}"
         )
-    chosen["stage"] = request.stage or job.stage or known.get("stage") or "train"
+    usual = "finetune" if isinstance(run, FinetuneConfig) else "train"
+    chosen["stage"] = request.stage or job.stage or known.get("stage") or usual
     for key in ("namespace", "queue", "s3_secret", "priority_class"):
         spec.check_object_name(chosen[key], key)
     chosen["user"] = spec.as_label(chosen["user"])  # a login may hold what no label may
@@ -266,6 +275,11 @@ def _digest(job: JobConfig, workers: Workers, run: TrainConfig) -> str:
 def _check_together(resolved: JobSpec, source: str) -> None:
     """What only shows once everything is known."""
     job, run = resolved.job, resolved.run
+    if isinstance(run, FinetuneConfig) and _same(run.start.address, run.checkpoint.address):
+        raise UsageError(
+            f"the run would begin from {run.start.address} and be kept there too; give another "
+            "--name or --checkpoints"
+        )
     ranks = resolved.workers.most * resolved.ranks_per_worker
     if ranks > run.data.lanes:
         raise UsageError(
@@ -294,6 +308,10 @@ def _check_together(resolved: JobSpec, source: str) -> None:
         )
 
 
+def _same(one: str, other: str) -> bool:
+    return one.rstrip("/") == other.rstrip("/")
+
+
 def _notes(resolved: JobSpec) -> list[str]:
     notes = []
     uneven = spec.uneven_worlds(resolved)
@@ -311,10 +329,12 @@ def _notes(resolved: JobSpec) -> list[str]:
             "nothing while it is admitted"
         )
     if not resolved.local:
+        run = resolved.run
         for key, address in (
-            ("data.train", resolved.run.data.train),
-            ("data.val", resolved.run.data.val),
-            ("checkpoint.address", resolved.run.checkpoint.address),
+            ("data.train", run.data.train),
+            ("data.val", run.data.val),
+            ("checkpoint.address", run.checkpoint.address),
+            ("start.address", run.start.address if isinstance(run, FinetuneConfig) else ""),
         ):
             if address and not address.startswith(("s3://", PLACEHOLDER)):
                 notes.append(f"{key} {address} is a path: pods see only what their image holds")

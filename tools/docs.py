@@ -61,10 +61,10 @@ def fill(page: str) -> str:
 
 def configuration() -> str:
     """The run's configuration, a table for each section."""
-    from trainer.config import TrainConfig, describe
+    from trainer.config import FinetuneConfig, describe
 
     sections: dict[str, list[Sequence[str]]] = {}
-    for key, *cells in describe(TrainConfig):
+    for key, *cells in describe(FinetuneConfig):
         sections.setdefault(key.rpartition(".")[0], []).append((f"`{key}`", *_coded(cells)))
     head = ("key", "type", "default", "unit", "allowed", "meaning", "why this default")
     parts = []

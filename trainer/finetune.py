@@ -7,6 +7,7 @@ Everything after the beginning is training as trainer.train does it: elastic, re
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import logging
 import re
@@ -17,56 +18,60 @@ from torch import nn
 
 from trainer import train
 from trainer.checkpoint import CheckpointError
-from trainer.config import ConfigError, FinetuneConfig, ModelConfig, StartConfig, TrainConfig
+from trainer.config import ConfigError, FinetuneConfig, StartConfig, TrainConfig
 from trainer.data.stream import Batch
 from trainer.learn import engine, models, statistics
 from trainer.learn.pooling import GeM
 from trainer.runs import Source, open_run
+from trainer.storage import open_store
 
 logger = logging.getLogger(__name__)
 
 
 def finetune(cfg: FinetuneConfig) -> None:
     """Trains from the checkpoint that cfg.start names, or on from this run's own newest one."""
-    try:
-        source = open_run(cfg.start.address, cfg.start.which)
-    except CheckpointError as error:
-        raise ConfigError(f"start.address: {error}") from error
-    check_network(cfg, source)
-    train.train(cfg, FromRun(cfg, source))
+    cfg = settled(cfg)
+    train.train(cfg, FromRun(cfg))
 
 
-def check_network(cfg: FinetuneConfig, source: Source) -> None:
-    """Raises ConfigError where the run to begin from has trained another network."""
+def settled(cfg: FinetuneConfig) -> FinetuneConfig:
+    """The run with its start as the teacher where it wants one and names none, as in SCC.
 
-    def shape(model: ModelConfig) -> tuple[str, float, str]:
-        return model.name, model.width, model.stem
-
-    ours, theirs = shape(cfg.model), shape(source.config.model)
-    if ours != theirs:
+    Raises ConfigError where it would take the folder that it begins from for its own.
+    """
+    if open_store(cfg.start.address).address == open_store(cfg.checkpoint.address).address:
         raise ConfigError(
-            f"start.address {source.address} holds {_told(theirs)}, but model is {_told(ours)};"
-            " give a run of the same network, or set model.* to its"
+            f"start.address and checkpoint.address are both {cfg.start.address}; give the new run"
+            " a folder of its own"
         )
-
-
-def _told(shape: tuple[str, float, str]) -> str:
-    name, width, stem = shape
-    told = name if width == 1 else f"{name} of width {width:g}"
-    return told if stem == "default" else f"{told} with a {stem} stem"
+    told = cfg.loss.self_label
+    if cfg.loss.name != "self_label" or told.teacher_from:
+        return cfg
+    taught = dataclasses.replace(told, teacher_from=cfg.start.address)
+    return dataclasses.replace(cfg, loss=dataclasses.replace(cfg.loss, self_label=taught))
 
 
 class FromRun(train.Begin):
-    """Begins with the averaged weights of a run."""
+    """Begins with the averaged weights of a run, which is read where they are needed alone.
 
-    def __init__(self, cfg: FinetuneConfig, source: Source) -> None:
-        self.start, self.source = cfg.start, source
+    So a fine-tuning that has kept a checkpoint goes on though its source is gone.
+    """
+
+    def __init__(self, cfg: FinetuneConfig) -> None:
+        self.start = cfg.start
 
     def network(self, cfg: TrainConfig, network: nn.Module, fresh: bool) -> tuple[nn.Module, ...]:
         """The run's weights where the run is fresh; says what learns in any case."""
+        resting = rest(network, self.start)
         if fresh:
-            load_weights(network, self.source, self.start.head)
-        return rest(network, self.start)
+            try:
+                source = open_run(self.start.address, self.start.which)
+            except CheckpointError as error:
+                raise ConfigError(f"start.address: {error}") from error
+            check_network(cfg, source)
+            load_weights(network, source, self.start.head)
+            logger.info("begins from update %d of %s", source.manifest.update, source.address)
+        return resting
 
     def state(self, cfg: TrainConfig, state: engine.State, batches: Iterator[Batch]) -> None:
         """Measures the running statistics anew where the configuration wants it."""
@@ -82,6 +87,16 @@ class FromRun(train.Begin):
         logger.info("running statistics measured anew over %d batches of each rank", count)
 
 
+def check_network(cfg: TrainConfig, source: Source) -> None:
+    """Raises ConfigError where the run to begin from has trained another network."""
+    ours, theirs = cfg.model.network, source.config.model.network
+    if ours != theirs:
+        raise ConfigError(
+            f"start.address {source.address} holds {theirs}, but model is {ours}; give a run of"
+            " the same network, or set model.* to its"
+        )
+
+
 def load_weights(network: nn.Module, source: Source, head: str) -> None:
     """Takes the source's averaged weights, but for the classifier where it is to be new.
 
@@ -92,6 +107,9 @@ def load_weights(network: nn.Module, source: Source, head: str) -> None:
     left = {name for name in own if name.startswith(f"{models.head_name(network)}.")}
     powers = {f"{name}.p" for name, part in network.named_modules() if isinstance(part, GeM)}
     given = dict(source.weights)
+    for name in powers & given.keys():  # one power for all, or their mean for one
+        power = given[name] if own[name].ndim else given[name].mean()
+        given[name] = power.expand(own[name].shape)
     if head == "new":
         given = {name: value for name, value in given.items() if name not in left}
     elif any(given[name].shape != own[name].shape for name in left & given.keys()):
@@ -102,11 +120,13 @@ def load_weights(network: nn.Module, source: Source, head: str) -> None:
     missing = own.keys() - given.keys() - powers - (left if head == "new" else set())
     # A run without GeM has no p, and one that is fine-tuned without GeM has no use for p.
     odd = {name for name in given.keys() - own.keys() if not re.search(r"(^|\.)p$", name)}
-    if missing or odd:
-        first = ", ".join(sorted(missing | odd)[:5])
+    bent = {name for name in given.keys() & own.keys() if given[name].shape != own[name].shape}
+    if wrong := missing | odd | bent:
+        first = ", ".join(sorted(wrong)[:5])
         raise ConfigError(
-            f"start.address {source.address} does not fit {len(missing | odd)} tensors of the"
-            f" network, first {first}; give a run of the same model.*"
+            f"start.address {source.address} does not fit {len(wrong)} tensors of the network,"
+            f" first {first}; give a run of the same model.* and, where they depend on it, of the"
+            " same input.size_px"
         )
     network.load_state_dict({k: v for k, v in given.items() if k in own}, strict=False)
 

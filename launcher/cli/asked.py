@@ -49,6 +49,15 @@ def asking(command: Callable[..., None]) -> Callable[..., None]:
     return opt.with_options(command, "request", _asked, _request, is_first=True)
 
 
+def asking_without_model(command: Callable[..., None]) -> Callable[..., None]:
+    """The same, listed after the command's own, which has a --model of its own or none."""
+
+    def make(said: dict[str, Any]) -> Request:
+        return _request(said | {"model": ""})
+
+    return opt.with_options(command, "request", _asked, make, without=("model",))
+
+
 def _request(said: dict[str, Any]) -> Request:
     said |= {key: tuple(said[key] or ()) for key in ("overrides", "patches")}
     deadline = said.pop("deadline")

@@ -89,11 +89,22 @@ def calibrate(
     if local:
         if dry_run is not DryRun.none or kube_context:
             raise UsageError("--dry-run and --context mean a cluster; leave --local out")
-        _here(complete(request), steps, out)
+        _here(_training(complete(request), model), steps, out)
         return
     if out:
         raise UsageError("--out goes with --local; a job writes into its run's folder")
     _as_job(context, request, steps, dry_run, kube_context)
+
+
+def _training(found: Resolved, model: str) -> Resolved:
+    """The same. Raises UsageError where its run begins from another's weights."""
+    from trainer.config import FinetuneConfig
+
+    if isinstance(found.spec.run, FinetuneConfig):
+        raise UsageError(
+            f"run of --model {model} has a start, but calibrate reads no weights; leave it out"
+        )
+    return found
 
 
 def _as_job(
@@ -103,6 +114,7 @@ def _as_job(
     from launcher.plan import as_calibration
 
     found = resolved(request) if dry_run is DryRun.client else complete(request)
+    found = _training(found, request.model)
     objects = as_calibration(checked_objects(found), steps)
     if dry_run is DryRun.client:
         sys.stdout.write(render.to_yaml(objects))

@@ -16,6 +16,7 @@ from launcher.cli import (
     config,
     controller,
     doctor,
+    finetune,
     inspect,
     jobs,
     plan,
@@ -79,7 +80,19 @@ def options(
         logging.basicConfig(level=logging.DEBUG, stream=sys.stderr)
 
 
-for group in (submit, jobs, changes, inspect, results, plan, calibrate, usage, doctor, controller):
+for group in (
+    submit,
+    finetune,
+    jobs,
+    changes,
+    inspect,
+    results,
+    plan,
+    calibrate,
+    usage,
+    doctor,
+    controller,
+):
     group.register(app)
 completion.register(app)
 app.add_typer(budget.app, name="budget")

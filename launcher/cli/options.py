@@ -21,12 +21,15 @@ def with_options(
     make: Callable[[dict[str, Any]], Any],
     *,
     is_first: bool = False,
+    without: tuple[str, ...] = (),
 ) -> Callable[..., None]:
     """The command as Typer sees it: in place of one parameter, the parameters of `options`.
 
     make: that parameter's value of what was given. is_first: help lists them before the rest.
+    without: names of those that the command has in its own way.
     """
-    asked = inspect.signature(options, eval_str=True).parameters
+    every = inspect.signature(options, eval_str=True).parameters
+    asked = {name: entry for name, entry in every.items() if name not in without}
     own = dict(inspect.signature(command, eval_str=True).parameters)
     del own[parameter]
 
@@ -109,6 +112,18 @@ Overrides = Annotated[
 
 def number(help: str, *names: str) -> Any:
     return typer.Option(*names, help=help, parser=count, metavar="N")
+
+
+def number_within(least: int, most: int, help: str, metavar: str = "N") -> Any:
+    """A number whose bounds are told with its value, which Typer's own message lacks."""
+
+    def within(text: str) -> int:
+        found = count(text)
+        if not least <= found <= most:
+            raise typer.BadParameter(f"{text} is outside of what is allowed, {least} to {most}")
+        return found
+
+    return typer.Option(help=help, parser=within, metavar=metavar)
 
 
 Gpus = Annotated[int | None, number("GPUs wanted; default: the recipe's.")]

@@ -1,20 +1,22 @@
-"""The verb on what a run has left: plot."""
+"""The verbs on what a run has left: plot, evaluate."""
 
 from __future__ import annotations
 
+from enum import StrEnum
 from typing import Annotated
 
 import typer
 
 from launcher.cli import options as opt
-from launcher.cli.manners import tell
+from launcher.cli.manners import Manner, Output, emit, table, tell
 from launcher.cli.places import Place, jobs_of, placed
 from launcher.errors import UsageError
 
 
 def register(app: typer.Typer) -> None:
     """Adds the verbs of this module."""
-    app.command()(placed(plot))
+    for command in (plot, evaluate):
+        app.command()(placed(command))
 
 
 def plot(
@@ -39,7 +41,7 @@ def plot(
       launcher plot resnet18-1a2b3c --out curve.svg
       launcher plot s3://bucket/runs/senet154-1a2b3c
     """
-    address = run if "/" in run else jobs_of(place, context.obj, run).status(run).checkpoints
+    address = _address(place, context.obj, run)
     target = out or f"{run.rstrip('/').rpartition('/')[2]}.png"
     if not target.endswith((".png", ".svg")):
         raise UsageError(f"--out {target!r} must end in .png or .svg")
@@ -47,3 +49,72 @@ def plot(
 
     plot_run(address, target)
     tell(f"drawn into {target}")
+
+
+class Which(StrEnum):
+    """Values of --which."""
+
+    best = "best"
+    newest = "newest"
+
+
+def evaluate(
+    context: typer.Context,
+    place: Place,
+    runs: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="RUN...",
+            help="Jobs' names, or the addresses of runs' folders.",
+            autocompletion=opt.job_names,
+        ),
+    ],
+    image_size: Annotated[
+        str,
+        typer.Option(
+            metavar="PX[,PX]...", help="Sides of the input, as 224,288,320; default: the run's."
+        ),
+    ] = "",
+    split: Annotated[
+        str,
+        typer.Option(metavar="SPLIT", help="val or train of the run, or a packed set's address."),
+    ] = "val",
+    which: Annotated[
+        Which, typer.Option(help="The checkpoint of the best validation top-1, or the last.")
+    ] = Which.best,
+    out: Annotated[
+        str, typer.Option("--out", metavar="FILE", help="Also draw it, into a .png or .svg.")
+    ] = "",
+    output: opt.OutputFormat = Output.table,
+) -> None:
+    """Measure runs on this machine at one or several input sizes, as a table and a picture.
+
+    Accuracy of the averaged weights over every picture, and its mean over classes.
+
+    \b
+    Examples:
+      launcher evaluate resnet18-1a2b3c --image-size 224,256,288,320
+      launcher evaluate s3://runs/senet154-1a2b3c s3://runs/senet154-4d5e6f --out sizes.svg
+      launcher evaluate first --split build/shards/val --which newest -o json
+    """
+    from launcher.evaluation import HEAD, check_picture, check_sizes, draw, measure, rows
+
+    check_sizes(image_size)
+    if out:
+        check_picture(out)
+    if output is Output.name:
+        raise UsageError("-o name is for jobs; give table, json or yaml")
+    addresses = [_address(place, context.obj, run) for run in runs]
+    found = [measure(address, image_size, split, which.value) for address in addresses]
+    if output in (Output.json, Output.yaml):
+        emit({"kind": "EvaluationList", "items": found}, output)
+    else:
+        print(table(HEAD, rows(found)))
+    if out:
+        draw(found, out)
+        tell(f"drawn into {out}")
+
+
+def _address(place: Place, manner: Manner, run: str) -> str:
+    """The folder of a run by its job's name, or as it was given."""
+    return run if "/" in run else jobs_of(place, manner, run).status(run).checkpoints

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -29,14 +29,28 @@ def register(app: typer.Typer) -> None:
     app.command(name="render")(asking(render))
 
 
+DryRunOption = Annotated[
+    DryRun, typer.Option(help="client: print the checked objects; server: ask its admission too.")
+]
+Wait = Annotated[bool, typer.Option("--wait", help="Wait for the end; 7 if it failed.")]
+
+
+@dataclass(frozen=True)
+class Sending:
+    """What is to be done with a job's objects."""
+
+    dry_run: DryRun = DryRun.none
+    wait: bool = False
+    timeout: str = ""
+    kube_context: str = ""
+    output: Output = Output.table
+
+
 def submit(
     context: typer.Context,
     request: Request,
-    dry_run: Annotated[
-        DryRun,
-        typer.Option(help="client: print the checked objects; server: ask its admission too."),
-    ] = DryRun.none,
-    wait: Annotated[bool, typer.Option("--wait", help="Wait for the end; 7 if it failed.")] = False,
+    dry_run: DryRunOption = DryRun.none,
+    wait: Wait = False,
     timeout: opt.Timeout = "",
     kube_context: KubeContext = "",
     output: opt.OutputFormat = Output.table,
@@ -53,38 +67,51 @@ def submit(
       launcher submit --model senet154 --gpus 64 --budget webvision --deadline 8d
       launcher submit --model my.yaml --local --workers 3 optim.lr=0.2 --wait --timeout 30m
     """
-    if request.local and (kube_context or dry_run is DryRun.server):
+    sending = Sending(dry_run, wait, timeout, kube_context, output)
+    check_sending(request, sending)
+    send(request, sending, context.obj)
+
+
+def check_sending(request: Request, sending: Sending) -> None:
+    """Raises UsageError for flags that do not go together, before anything is read."""
+    if request.local and (sending.kube_context or sending.dry_run is DryRun.server):
         raise UsageError("--context and --dry-run=server mean a cluster; leave --local out")
-    if timeout and not wait:
-        raise UsageError(f"--timeout {timeout} needs --wait")
-    timeout_s = seconds(timeout, "--timeout") if timeout else None
-    if dry_run is DryRun.client:
+    if sending.timeout:
+        if not sending.wait:
+            raise UsageError(f"--timeout {sending.timeout} needs --wait")
+        seconds(sending.timeout, "--timeout")
+
+
+def send(request: Request, sending: Sending, manner: Manner) -> None:
+    """Prints or starts the job that is asked for, and waits for its end where that is wanted."""
+    if sending.dry_run is DryRun.client:
         found = resolved(request)
-        _print_objects(checked_objects(found), output)
+        _print_objects(checked_objects(found), sending.output)
         _tell_cost(found)
         return
     found = complete(request)
     if not request.local:
-        found = _with_ledger(found, _api(request, kube_context, context.obj))
+        found = _with_ledger(found, _api(request, sending.kube_context, manner))
     objects = checked_objects(found)
-    if dry_run is DryRun.server:
+    if sending.dry_run is DryRun.server:
         from launcher import cluster
 
-        api = _api(request, kube_context, context.obj)
-        _print_objects(cluster.dry_run(api, objects, tell), output)
+        api = _api(request, sending.kube_context, manner)
+        _print_objects(cluster.dry_run(api, objects, tell), sending.output)
         return
-    jobs, job = _send(request, kube_context, objects, context.obj)
-    if output is Output.name:
+    jobs, job = _start(request, sending.kube_context, objects, manner)
+    if sending.output is Output.name:
         print(f"{KIND}/{job.name}")
-    elif output in (Output.json, Output.yaml):
-        emit(document(job), output)
+    elif sending.output in (Output.json, Output.yaml):
+        emit(document(job), sending.output)
     else:
         print(job.name, flush=True)
-    if wait:
-        wait_for_end(jobs, job.name, timeout_s, context.obj)
+    if sending.wait:
+        timeout_s = seconds(sending.timeout, "--timeout") if sending.timeout else None
+        wait_for_end(jobs, job.name, timeout_s, manner)
 
 
-def _send(
+def _start(
     request: Request, kube_context: str, objects: list[dict[str, Any]], manner: Manner
 ) -> tuple[Jobs, JobStatus]:
     """Starts the objects where the request says; returns the verbs of that place, and the job."""

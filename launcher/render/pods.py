@@ -27,6 +27,7 @@ def worker_template(spec: JobSpec) -> Object:
     pod = template["spec"]
     pod["terminationGracePeriodSeconds"] = spec.job.grace_s
     container = pod["containers"][0]
+    container["args"] = ["-m", spec.program]
     container["ports"][1]["containerPort"] = spec.run.log.metrics_port
     if not spec.run.log.metrics_port:
         del container["ports"][1]

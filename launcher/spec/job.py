@@ -8,7 +8,13 @@ from launcher.errors import UsageError
 from launcher.spec.config import Backend, JobConfig
 from launcher.spec.names import NAME_MOST_CHARS
 from launcher.spec.patches import Patch
-from trainer.config import TrainConfig, lane_balance
+from trainer.config import FinetuneConfig, TrainConfig, lane_balance
+
+PROGRAMS: dict[type[TrainConfig], str] = {
+    TrainConfig: "trainer.train",
+    FinetuneConfig: "trainer.finetune",
+}
+"""The trainer's module that runs each kind of configuration."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +42,11 @@ class JobSpec:
     """On this machine: no GPU resources, and nothing that only a pod's file system has."""
     patches: tuple[Patch, ...] = ()
     """The user's own changes of the objects, applied last and in this order."""
+
+    @property
+    def program(self) -> str:
+        """The trainer's module that the workers run."""
+        return PROGRAMS[type(self.run)]
 
 
 def gpu_workers(gpus: int, per_worker: int, min_gpus: int = 0, max_gpus: int = 0) -> Workers:

@@ -16,7 +16,7 @@ import yaml
 from examples.demo.audit import Lines
 from tests.cluster.cluster import Cluster
 from tests.cluster.images import SUITE, with_machine
-from tests.e2e.runs import Run, launcher
+from tests.e2e.runs import SMALL, Run, launcher
 from tests.servers import BUCKET, S3Server
 
 SECRET = "s3"
@@ -36,6 +36,12 @@ class ClusterRun(Run):
 
     def submit(self) -> None:
         launcher("submit", "-n", self.namespace, "--name", self.name, *self.options)
+
+    def finetune(self, source: str, *flags: str) -> None:
+        """Starts it from another run's weights; what `submit` says of the run comes from there."""
+        own = [each for each in self.options if each not in SMALL]
+        place = ("-n", self.namespace, "--name", self.name)
+        launcher("finetune", "--from", source, *place, *own, *flags)
 
     def status(self) -> dict[str, Any]:
         answer: dict[str, Any] = json.loads(self.launcher("status", "-o", "json"))

@@ -13,13 +13,12 @@ from launcher.budget.records import Effort
 from launcher.cluster.client import Api
 from launcher.cluster.kinds import BUDGET, Object
 from launcher.cluster.transport import connect
-from tests.cluster import controllers
 from tests.cluster.controllers import until
-from tests.cluster.ledgers import CLUSTER, stored
-from tests.cluster.tools import ROOT
+from tests.cluster.ledgers import stored
 from tests.e2e.accounts import exactly_once, lost
 from tests.e2e.chaos import calm
 from tests.e2e.cluster_runs import ClusterRun
+from tests.e2e.ledgered import kept_ledger
 from tests.e2e.runs import launcher
 
 EPOCHS = 30
@@ -36,23 +35,10 @@ def charged(
     """A run on a hard budget, and the folder of the ledger that a controller keeps."""
     options = (f"--budget={NAME}", "log.metrics_port=9090")
     run = make_cluster_run("charged", *options, workers=(GPUS, GPUS, GPUS), epochs=EPOCHS)
-    plane, ledger = run.cluster.plane, tmp_path / "ledger"
-    plane.kubectl("apply", "--server-side", "-f", str(ROOT / "k8s/crds/budgets.launcher.dev.yaml"))
-    plane.kubectl(
-        "wait", "--for=condition=Established", "crd/budgets.launcher.dev", "--timeout=60s"
-    )
-    controllers.install(plane, tmp_path / "kubeconfig")
     days = str(LIMIT_S / 86_400)
-    launcher("budget", "set", NAME, "--gpu-days", days, "--mode", "hard", "--grace", f"{GRACE_S}s")
-    flags = ("--ledger", str(ledger), "--cluster", CLUSTER, "--node-grace", "60s")
-    try:
-        with controllers.controller(tmp_path / "kubeconfig", run.namespace, "own", *flags):
-            yield run, ledger
-            run.kubectl("delete", "pytorchjob", run.name, "--ignore-not-found", "--timeout=60s")
-            until(lambda: not run.pods(), "the ledger has let every pod go")
-    finally:
-        plane.kubectl("delete", "budgets.launcher.dev", NAME)
-        plane.kubectl("delete", "namespace", controllers.SYSTEM, "--timeout=60s")
+    limits = ("--gpu-days", days, "--mode", "hard", "--grace", f"{GRACE_S}s")
+    with kept_ledger(run, NAME, tmp_path, *limits) as ledger:
+        yield run, ledger
 
 
 def test_a_hard_budget_ends_a_run_in_time_and_it_goes_on(charged: tuple[ClusterRun, Path]) -> None:

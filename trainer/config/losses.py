@@ -121,7 +121,7 @@ class SelfLabelConfig:
         "SCC's; the others may lead themselves astray",
     )
     teacher_from: str = setting(
-        "", "teacher checkpoint: its run's address; empty: start.from", "SCC's: the same run"
+        "", "teacher checkpoint: its run's address; empty: start.address", "SCC's: the same run"
     )
     view: Literal["own", "clean"] = setting(
         "own",

@@ -83,6 +83,15 @@ class ModelConfig:
         "the published recipes train from random weights",
     )
 
+    @property
+    def network(self) -> str:
+        """The network in words; where they are equal, weights of one run fit another's.
+
+        But for the classifier, which depends on the classes, and the powers of the pooling.
+        """
+        words = self.name if self.width == 1 else f"{self.name} of width {self.width:g}"
+        return words if self.stem == "default" else f"{words} with a {self.stem} stem"
+
 
 @dataclass(frozen=True)
 class DataConfig:

@@ -12,6 +12,8 @@ from launcher.request import Request
 from launcher.resolve import recipes, resolve
 from launcher.settings import KEYS, Setting, Settings
 from launcher.spec import JobSpec
+from launcher.tuning import Wishes, tuned_run
+from trainer.config import StartConfig
 
 FOLDER = Path(__file__).parent / "golden"
 NOTHING_SET = Settings({key: Setting("", "built-in") for key in KEYS}, ())
@@ -87,6 +89,12 @@ def requests() -> dict[str, Request]:
         backend="trainjob",
         overrides=(*platform, "job.gang.scheduler=volcano", "job.gang.queue=vision"),
         **GIVEN,
+    )
+    source = spec(every["senet154"]).run
+    wishes = Wishes(320, "gem", StartConfig(frozen_stages=1))
+    tuned, _ = tuned_run(source, source.checkpoint.address, wishes)
+    every["senet154-finetune"] = Request(
+        model="senet154", name="tuned", stage="finetune", tuned=tuned, **GIVEN
     )
     return every
 
