@@ -43,7 +43,8 @@ class Heteroscedastic(nn.Module):
             shared, own = self._noise(mean)
             noise = scale * (shared @ self.directions.T) + spread * own  # (S, B, K)
             logits = (mean + noise) / self.temperature
-            return logits.log_softmax(2).logsumexp(0) - math.log(SAMPLES)
+            log_p: Tensor = logits.log_softmax(2).logsumexp(0) - math.log(SAMPLES)
+            return log_p
 
     def _noise(self, mean: Tensor) -> tuple[Tensor, Tensor]:
         """(S, B, R) and (S, B, K): drawn anew in training, always the same in evaluation."""

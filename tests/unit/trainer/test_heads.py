@@ -54,7 +54,7 @@ def test_a_network_takes_it_in_place_of_its_classifier_and_learns_all_of_it() ->
     assert models.head_name(network) == "fc"
     network(torch.randn(4, 3, 16, 16)).sum().backward()
     assert all(p.grad is not None for p in network.get_submodule("fc").parameters())
-    with pytest.raises(ConfigError, match="classifier classifier is a Conv2d; leave model.head"):
-        convolutional = torch.nn.Module()
-        convolutional.classifier = torch.nn.Conv2d(3, 4, 1)
+    convolutional = torch.nn.Module()
+    convolutional.classifier = torch.nn.Conv2d(3, 4, 1)
+    with pytest.raises(ConfigError, match=r"classifier classifier is a Conv2d; leave model\.head"):
         replace_head(convolutional, "classifier", 1.0)
