@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from torch import Tensor, nn
@@ -55,10 +56,17 @@ def open_run(address: str, which: Which = "best") -> Source:
         except (CorruptCheckpoint, StorageError) as error:
             problems.append(error)
             continue
-        weights = {
-            name.removeprefix("ema."): value.clone()
-            for name, value in state.items()
-            if name.startswith("ema.")
-        }
-        return Source(address, config, manifest, weights)
+        return source_of(address, config, manifest, state)
     raise problems[0]
+
+
+def source_of(
+    address: str, config: TrainConfig, manifest: Manifest, state: Mapping[str, Tensor]
+) -> Source:
+    """A checkpoint whose state was read, as a source."""
+    weights = {
+        name.removeprefix("ema."): value.clone()  # or all of the state would live as long
+        for name, value in state.items()
+        if name.startswith("ema.")
+    }
+    return Source(address, config, manifest, weights)

@@ -36,6 +36,7 @@ from trainer.data.selection import load_selection, load_weights
 from trainer.data.shards import Dataset, DatasetError, open_dataset
 from trainer.exits import FATAL, TERMINATED, USAGE, tell_reason
 from trainer.learn import engine, evaluation, losses, memory, models, pretrained
+from trainer.learn.margins import Margins
 from trainer.learn.schedule import learning_rate
 from trainer.learn.teachers import Teacher
 from trainer.metrics import Lines
@@ -234,6 +235,7 @@ def restore(
         layout=cfg.update.layout,
         teacher=frozen_teacher(cfg, world, cfg.update.layout, data.num_classes),
         resting=resting,
+        margins=Margins(data.train.num_samples) if cfg.log.margins else None,
     )
     if start.parent is not None:
         if start.keeper is not None:

@@ -48,6 +48,19 @@ class ModelConfig:
         least=0,
         most=0.95,
     )
+    head: Literal["linear", "heteroscedastic"] = setting(
+        "linear",
+        "classifier: linear, or with a noise that each picture sets",
+        "the published networks",
+    )
+    head_temperature: float = setting(
+        1.0,
+        "heteroscedastic: what the noisy logits are divided by",
+        "to be tuned on validation",
+        unit="1",
+        above=0,
+        most=10,
+    )
     pool: Literal["default", "gem", "gem_channel"] = setting(
         "default",
         "pooling before the classifier; gem: generalised mean with one learnt power, gem_channel:"
@@ -410,6 +423,11 @@ class LogConfig:
         unit="port",
         least=0,
         most=65535,
+    )
+    margins: bool = setting(
+        False,
+        "record each sample's mean margin in the checkpoints, for launcher noise",
+        "8 bytes a sample on each GPU",
     )
     audit_dir: str = setting(
         "",

@@ -22,6 +22,7 @@ from trainer.config import InputConfig, OptimConfig, UpdateConfig
 from trainer.data.augment import generator
 from trainer.data.stream import Batch, Step
 from trainer.learn.losses import Examples, Loss, Mix, draw_mix, one_hot, precise
+from trainer.learn.margins import Margins
 from trainer.learn.optimizer import Mover
 from trainer.learn.recompute import recompute
 from trainer.learn.schedule import ema_decay
@@ -70,6 +71,7 @@ class State:
     ema: dict[str, Tensor]
     """Averaged parameters and buffers by the network's names."""
     loss: Loss
+    margins: Margins | None
     teacher: Teacher | None
     world: World
     input: InputConfig
@@ -86,11 +88,13 @@ class State:
     """Seconds spent waiting for batches, and in updates as a whole."""
 
     def tensors(self) -> dict[str, Tensor]:
-        """The state as flat tensors: model.*, ema.*, what moves them, loss.* where it has any."""
+        """The state as flat tensors: model.*, ema.*, momentum.* ..., loss.*, margins.*."""
         flat = {f"model.{name}": value for name, value in self.network.state_dict().items()}
         flat |= {f"ema.{name}": value for name, value in self.ema.items()}
         flat |= self.mover.tensors()
         flat |= {f"loss.{name}": value for name, value in self.loss.state_dict().items()}
+        if self.margins is not None:
+            flat |= {f"margins.{name}": v for name, v in self.margins.state_dict().items()}
         return flat
 
     @torch.no_grad()
@@ -111,6 +115,8 @@ class State:
                 )
         self.network.load_state_dict(_part(flat, "model."))
         self.loss.load_state_dict(_part(flat, "loss."))
+        if self.margins is not None:
+            self.margins.load_state_dict(_part(flat, "margins."))
         for name, value in _part(flat, "ema.").items():
             self.ema[name].copy_(value)
         self.mover.load(flat)
@@ -134,11 +140,13 @@ def build(
     layout: str,
     teacher: Teacher | None = None,
     resting: tuple[nn.Module, ...] = (),
+    margins: Margins | None = None,
 ) -> State:
     """The state before the first update, on the rank's device.
 
     teacher: a frozen one; the averaged weights teach where the loss wants a teacher and has none.
     resting: parts of the network whose parameters want no gradient, and which stay as they are.
+    margins: records each sample's margin.
     """
     if update.grad_checkpointing == "always":
         recompute(network)
@@ -163,6 +171,7 @@ def build(
         Mover(network, optim),
         ema,
         loss.to(world.device),
+        None if margins is None else margins.to(world.device),
         teacher,
         world,
         input,
@@ -237,7 +246,10 @@ def update(
     with torch.no_grad():
         bad = _step(optim, state)
         _restore(state.network, statistics, bad)
-        state.loss.settle(Ranks(state.world.size, step.num_micros * config.micro_batch), 1 - bad)
+        ranks = Ranks(state.world.size, step.num_micros * config.micro_batch)
+        state.loss.settle(ranks, 1 - bad)
+        if state.margins is not None:
+            state.margins.settle(ranks, 1 - bad)
         _average(state, ema_half_life_samples, num_samples)
     state.updates += 1
     state.seen += num_samples
@@ -266,6 +278,8 @@ def _loss(config: UpdateConfig, state: State, batch: Batch, mix: Mix) -> Tensor:
         shares=shares,
         teacher=teaching,
     )
+    if state.margins is not None:
+        state.margins.collect(logits, examples)
     each = state.loss(logits, examples)
     # A weight of 0 must hide even a non-finite loss, which 0 times it would not.
     total = torch.where(weights > 0, each * weights, torch.zeros_like(each)).sum()

@@ -11,6 +11,7 @@ from timm.models.resnet import BasicBlock, Bottleneck, ResNet
 from torch import nn
 
 from trainer.config import ConfigError, ModelConfig
+from trainer.learn.heads import replace_head
 from trainer.learn.pooling import replace_pooling
 
 
@@ -27,6 +28,8 @@ def build(config: ModelConfig, num_classes: int) -> nn.Module:
             f"model.pool_p is {config.pool_p:g}, but model.pool is default, which has no power;"
             " set model.pool to gem or gem_channel, or leave model.pool_p at 1"
         )
+    if config.head == "heteroscedastic":
+        replace_head(network, head_name(network), config.head_temperature)
     return network
 
 

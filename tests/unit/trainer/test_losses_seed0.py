@@ -15,6 +15,7 @@ import torch
 import torch.distributed as dist
 
 from tests.unit.trainer.tiny import ONE_THREAD, TinyRun
+from trainer.learn.margins import margins
 from trainer.world import World, join
 
 PINNED = Path(__file__).with_name("losses_seed0.json")
@@ -42,6 +43,7 @@ RUNS = {
     "cutmix": ["update.cutmix=1.0"],
     "lars": ["optim.name=lars", "optim.lr=1.0"],
     "lamb": ["optim.name=lamb"],
+    "margins": ["log.margins=true", "update.mixup=0"],
 }
 REMEMBERING = [
     "ghm",
@@ -81,7 +83,7 @@ def test_a_resume_amid_the_run_is_exact_to_the_bit(world: World, tmp_path: Path,
     first = TinyRun(world, tmp_path, RUNS[name])
     assert list(first.updates(11)) == expected[:11]
     kept = {key: value.clone() for key, value in first.state.tensors().items()}
-    memory = ("loss.", "momentum.", "square.")
+    memory = ("loss.", "momentum.", "square.", "margins.total")
     assert any(key.startswith(memory) and value.abs().sum() > 0 for key, value in kept.items())
     second = TinyRun(world, tmp_path, RUNS[name])
     second.state.load(kept, updates=first.state.updates, seen=first.state.seen)
@@ -89,6 +91,18 @@ def test_a_resume_amid_the_run_is_exact_to_the_bit(world: World, tmp_path: Path,
     ended = second.state.tensors()
     for key, value in calm.state.tensors().items():
         assert torch.equal(value, ended[key]), key
+
+
+def test_margins_are_means_over_the_epochs(world: World, tmp_path: Path) -> None:
+    run = TinyRun(world, tmp_path, ["log.margins=true", "update.mixup=0"])
+    list(run.updates(6))  # two epochs of 20
+    assert run.state.margins is not None
+    assert run.state.margins.count.tolist() == [2] * 20 + [0]
+    means = run.state.margins.means()
+    assert means.shape == (20,)
+    assert means.isfinite().all()
+    logits = torch.tensor([[1.0, 4.0, 2.0], [1.0, 4.0, 2.0]])
+    assert margins(logits, torch.tensor([1, 2])).tolist() == [2.0, -2.0]
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from trainer import train
 from trainer.config import TrainConfig, WorldConfig, parse
 from trainer.data import stream
 from trainer.learn import engine, losses, models
+from trainer.learn.margins import Margins
 from trainer.learn.schedule import learning_rate
 from trainer.learn.teachers import Teacher
 from trainer.world import World
@@ -62,6 +63,7 @@ class TinyRun:
             teacher=Teacher.frozen(other, self.world.device, "nchw", self.cfg.input)
             if self.cfg.loss.self_label.teacher == "checkpoint"
             else None,
+            margins=Margins(self.data.train.num_samples) if self.cfg.log.margins else None,
         )
 
     def updates(self, num_updates: int) -> Iterator[float]:

@@ -1,0 +1,60 @@
+"""The mean margin of each sample over the run: low where the label is probably wrong.
+
+The area under the margin (AUM): a mislabelled picture's own logit is held down all along by those
+that are like it. Source: Pleiss et al., arXiv:2001.10528.
+
+Letters: b samples of a micro-batch, K classes, N samples of the dataset.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from trainer.learn.losses import Examples, Group, precise
+
+
+def margins(logits: Tensor, labels: Tensor) -> Tensor:
+    """(b,) the logit of the label less the largest other one. logits: (b, K); labels: (b,)."""
+    own = labels[:, None]
+    others = precise(logits).scatter(1, own, -torch.inf)
+    return precise(logits).gather(1, own)[:, 0] - others.amax(1)
+
+
+class Margins(nn.Module):
+    """Sums and counts by sample, the same on every rank. Row N is for padding.
+
+    Of mixed pictures the own label's margin is taken, whose share is the larger one.
+    """
+
+    total: Tensor
+    count: Tensor
+
+    def __init__(self, num_samples: int) -> None:
+        super().__init__()
+        self.register_buffer("total", torch.zeros(num_samples + 1))
+        self.register_buffer("count", torch.zeros(num_samples + 1, dtype=torch.int32))
+        self._pending: list[tuple[Tensor, Tensor]] = []
+
+    @torch.no_grad()
+    def collect(self, logits: Tensor, examples: Examples) -> None:
+        """Takes in a micro-batch."""
+        ids = torch.where(examples.counted > 0, examples.ids, -1)
+        self._pending.append((ids, margins(logits, examples.labels).float()))
+
+    def settle(self, group: Group, keep: Tensor) -> None:
+        """Ends a step: its samples of all ranks; none where keep (a scalar) is 0."""
+        ids = torch.cat([ids for ids, _ in self._pending])
+        found = torch.cat([margin for _, margin in self._pending])
+        self._pending = []
+        ids = group.gather(torch.where(keep > 0, ids, -1), -1)
+        found = group.gather(found, 0)
+        rows = torch.where(ids < 0, len(self.total) - 1, ids)
+        self.total[rows] += found  # ids differ within a step, but for padding
+        self.count[rows] += 1
+        self.total[-1] = 0
+        self.count[-1] = 0
+
+    def means(self) -> Tensor:
+        """(N,) mean margins; not a number for samples that were not trained on."""
+        return (self.total / self.count)[:-1]
