@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 Document = dict[str, Any]
-"""What `python -m trainer.evaluate` prints of one run, without its schemaVersion."""
+"""A run's name, and what `python -m trainer.evaluate` prints of it but for its schemaVersion."""
 
 HEAD = ("RUN", "SIZE", "TOP-1", "TOP-5", "CLASS TOP-1", "CLASS TOP-5", "LOSS", "PICTURES")
 RATIOS = ("top1", "top5", "class_top1", "class_top5")
@@ -42,16 +42,17 @@ def check_picture(path: str) -> None:
         raise LauncherError("--out needs matplotlib; pip install '.[plot]'")
 
 
-def measure(address: str, sizes: str, split: str, which: str) -> Document:
+def measure(name: str, address: str, sizes: str, split: str, which: str) -> Document:
     """The results of one run, by a process of its own: the launcher never imports torch.
 
-    sizes: by commas; empty: the run's own. Raises LauncherError without torch or where the
-    trainer's program fails, UsageError where it says that what is asked cannot be.
+    name: what the run is called by whoever asks. sizes: by commas; empty: the run's own.
+    Raises LauncherError without torch or where the trainer's program fails, UsageError where it
+    says that what is asked cannot be.
     """
     options = ["--sizes", sizes, "--data", split, "--which", which]
     found: Document = json.loads(run_program("evaluate", "trainer.evaluate", [address, *options]))
     del found["schemaVersion"]
-    return found
+    return {"name": name, **found}
 
 
 def rows(found: Iterable[Document]) -> Iterator[tuple[str, ...]]:
@@ -59,17 +60,12 @@ def rows(found: Iterable[Document]) -> Iterator[tuple[str, ...]]:
     for document in found:
         for result in document["results"]:
             yield (
-                name_of(document),
+                document["name"],
                 str(result["size_px"]),
                 *(f"{100 * result[key]:.2f}%" for key in RATIOS),
                 f"{result['loss']:.4f}",
                 f"{result['num_samples']:,}",
             )
-
-
-def name_of(document: Document) -> str:
-    """A run as people call it: the last part of its address."""
-    return str(document["run"]).rstrip("/").rpartition("/")[2]
 
 
 def draw(found: Sequence[Document], out: str) -> None:
@@ -116,4 +112,4 @@ def fill(figure: Figure, found: Sequence[Document]) -> None:
 def legend(document: Document) -> str:
     """A run's name with its network, and GeM's power where it has one."""
     power = "" if document["p"] is None else f", p {document['p']:.2f}"
-    return f"{name_of(document)} ({document['model']}{power})"
+    return f"{document['name']} ({document['model']}{power})"

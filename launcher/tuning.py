@@ -90,8 +90,8 @@ def tuned_run(source: TrainConfig, address: str, wishes: Wishes) -> tuple[Tuned,
     }
     run = FinetuneConfig(**said, start=dataclasses.replace(wishes.start, address=address))
     notes = [
-        f"begins from {address}: {source.model.network} at {size_px} px, {run.epochs:g} epochs, "
-        f"lr {optim.lr:g} without warm-up"
+        f"begins from {address}: {source.model.network}, input.size_px={size_px} "
+        f"epochs={run.epochs:g} optim.lr={optim.lr:g}, without warm-up"
     ]
     if micro_batch != source.update.micro_batch:
         notes.append(

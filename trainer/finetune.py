@@ -103,15 +103,21 @@ def load_weights(network: nn.Module, source: Source, head: str) -> None:
     Raises ConfigError where the classes differ and the classifier is to be kept, or where a
     tensor does not fit.
     """
-    own = network.state_dict()
-    left = {name for name in own if name.startswith(f"{models.head_name(network)}.")}
+    own, classifier = network.state_dict(), f"{models.head_name(network)}."
+    left = {name for name in own if name.startswith(classifier)}
     powers = {f"{name}.p" for name, part in network.named_modules() if isinstance(part, GeM)}
     given = dict(source.weights)
     for name in powers & given.keys():  # one power for all, or their mean for one
         power = given[name] if own[name].ndim else given[name].mean()
         given[name] = power.expand(own[name].shape)
+    theirs = {name for name in given if name.startswith(classifier)}
     if head == "new":
-        given = {name: value for name, value in given.items() if name not in left}
+        given = {name: value for name, value in given.items() if name not in theirs}
+    elif theirs != left:
+        raise ConfigError(
+            f"start.address {source.address} has a {source.config.model.head} classifier, and this"
+            " run's model.head is another; set start.head to new, or model.head to its"
+        )
     elif any(given[name].shape != own[name].shape for name in left & given.keys()):
         raise ConfigError(
             f"start.address {source.address} has {source.num_classes} classes, but this run's data"
@@ -146,10 +152,19 @@ def rest(network: nn.Module, start: StartConfig) -> tuple[nn.Module, ...]:
         learning = [head] if start.train == "head" else pools
         for part in learning:
             part.requires_grad_(True)
-        resting = (network,)
+        resting = tuple(beside(network, set(learning)))
     if start.frozen_stages:
         resting = (*resting, *frozen(network, start.frozen_stages))
     return resting
+
+
+def beside(network: nn.Module, learning: set[nn.Module]) -> Iterator[nn.Module]:
+    """The largest parts of the network that hold nothing of what learns."""
+    for part in network.children():
+        if not learning.intersection(part.modules()):
+            yield part
+        elif part not in learning:
+            yield from beside(part, learning)
 
 
 def frozen(network: nn.Module, num_stages: int) -> list[nn.Module]:

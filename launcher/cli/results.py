@@ -42,7 +42,7 @@ def plot(
       launcher plot s3://bucket/runs/senet154-1a2b3c
     """
     address = _address(place, context.obj, run)
-    target = out or f"{run.rstrip('/').rpartition('/')[2]}.png"
+    target = out or f"{_name(run)}.png"
     if not target.endswith((".png", ".svg")):
         raise UsageError(f"--out {target!r} must end in .png or .svg")
     from launcher.plot import plot_run
@@ -104,8 +104,8 @@ def evaluate(
         check_picture(out)
     if output is Output.name:
         raise UsageError("-o name is for jobs; give table, json or yaml")
-    addresses = [_address(place, context.obj, run) for run in runs]
-    found = [measure(address, image_size, split, which.value) for address in addresses]
+    addresses = [(_name(run), _address(place, context.obj, run)) for run in runs]
+    found = [measure(name, address, image_size, split, which.value) for name, address in addresses]
     if output in (Output.json, Output.yaml):
         emit({"kind": "EvaluationList", "items": found}, output)
     else:
@@ -166,6 +166,11 @@ def noise(
     told = (f"{100 * found['noise_rate']:.1f}%", f"{found['num_suspects']:,}", found["weights"])
     print(table(("NOISE", "SUSPECTS", "WEIGHTS"), [told]))
     tell(f"written to {out}")
+
+
+def _name(run: str) -> str:
+    """A job's name, or the last part of an address."""
+    return run.rstrip("/").rpartition("/")[2]
 
 
 def _address(place: Place, manner: Manner, run: str) -> str:

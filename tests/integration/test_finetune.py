@@ -213,6 +213,7 @@ def test_runs_are_measured_at_several_sizes(source: Ran, tmp_path: Path) -> None
     )
     assert found["kind"] == "EvaluationList"
     first, second = found["items"]
+    assert (first["name"], second["name"]) == ("source", "pooled")
     assert (first["p"], first["trained_at_px"], second["trained_at_px"]) == (None, 32, 40)
     assert 1 <= second["p"] <= 3
     assert [result["size_px"] for result in first["results"]] == [24, 32, 40]

@@ -20,6 +20,7 @@ def document(name: str, p: float | None = None) -> dict[str, Any]:
         return {"size_px": size_px, "loss": 1.25, "num_samples": 5000, **ratios}
 
     return {
+        "name": name,
         "run": f"s3://runs/{name}/",
         "model": "senet154",
         "update": 7,
@@ -81,7 +82,7 @@ def test_what_is_not_installed_is_said_before_anything_is_measured(
 ) -> None:
     monkeypatch.setattr("launcher.evaluation.find_spec", lambda name: None)
     with pytest.raises(LauncherError, match=r"evaluate needs torch on this machine.*\[train\]"):
-        measure("file:///a", "", "val", "best")
+        measure("a", "file:///a", "", "val", "best")
     with pytest.raises(LauncherError, match=r"--out needs matplotlib.*\[plot\]"):
         check_picture("a.svg")
     assert importlib.util.find_spec("torch") is not None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -108,6 +108,29 @@ def test_a_new_head_keeps_its_own_weights_whatever_the_classes() -> None:
         finetune.load_weights(network, given, "new")
         assert torch.equal(network.state_dict()["fc.weight"], own)
         assert torch.equal(network.state_dict()["conv1.weight"], given.weights["conv1.weight"])
+
+
+def test_a_new_head_may_be_of_another_kind() -> None:
+    noisy = ModelConfig(head="heteroscedastic", **TINY)
+    network, plain = models.build(noisy, 3), tiny()[1]
+    with pytest.raises(ConfigError, match=r"has a linear classifier.*set start\.head to new"):
+        finetune.load_weights(network, plain, "keep")
+    finetune.load_weights(network, plain, "new")
+    assert torch.equal(network.state_dict()["conv1.weight"], plain.weights["conv1.weight"])
+    finetune.load_weights(tiny()[0], source(network, noisy), "new")
+
+
+@pytest.mark.parametrize("learning", ["head", "pool"])
+def test_all_but_what_learns_rests(learning: Literal["head", "pool"]) -> None:
+    network = models.build(ModelConfig(head="heteroscedastic", pool="gem", **TINY), 3)
+    network.train()
+    for part in finetune.rest(network, StartConfig(train=learning)):
+        part.eval()
+    training = {name for name, part in network.named_modules() if part.training and name}
+    name = {"head": "fc", "pool": "global_pool"}[learning]
+    assert {each.partition(".")[0] for each in training} == {name}, "draws its noise, for one"
+    learnt = {part for part, value in network.named_parameters() if value.requires_grad}
+    assert {part.partition(".")[0] for part in learnt} == {name}
 
 
 def test_what_does_not_fit_is_named() -> None:
