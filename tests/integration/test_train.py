@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
+from safetensors.torch import load_file
+from torch import Tensor
 
+from tests.servers import free_ports
 from tests.unit.trainer.shards import write_shards
 from trainer.exits import FATAL, MESSAGE_PATH, TERMINATED
 
@@ -54,8 +59,11 @@ class Solo:
             f"checkpoint.address={self.folder}",
         )
 
-    def start(self, *options: str) -> subprocess.Popen[str]:
+    def start(
+        self, *options: str, environment: Mapping[str, str] | None = None
+    ) -> subprocess.Popen[str]:
         config = {"RUN_CONFIG": "name: solo\n", MESSAGE_PATH: str(self.reason)}
+        config |= environment or {}
         command = [sys.executable, "-m", "trainer.train", *self._options, *options]
         return subprocess.Popen(
             command,
@@ -76,6 +84,11 @@ class Solo:
         if not path.exists():
             return []
         return [json.loads(line) for line in path.read_text().splitlines()]
+
+    def newest(self) -> dict[str, Tensor]:
+        """The tensors of the newest checkpoint."""
+        manifest = json.loads(max(self.folder.glob("step-*/manifest.json")).read_text())
+        return load_file(self.folder / manifest["objects"][0]["key"])
 
     def wait_for_update(self, update: int, process: subprocess.Popen[str]) -> None:
         until = time.monotonic() + 200
@@ -162,3 +175,47 @@ def test_a_wrong_run_is_one_line_and_is_not_tried_again(
     assert "Traceback" not in said
     assert all(part in errors[0] for part in parts), errors[0]
     assert solo.reason.read_text() == errors[0].replace("error: ", FATAL, 1)
+
+
+def test_a_loss_that_collapses_ends_the_run_with_the_reason(tmp_path: Path) -> None:
+    solo = Solo(tmp_path)
+    early = ("start_ratio=0", "start_agreement=0", "q=4", "temperature=0", "floor=0")
+    told = [f"loss.self_label.{each}" for each in ("teacher=self", "prior_strength=0", *early)]
+    plain = ["update.mixup=0", "update.label_smoothing=0", "optim.lr=0.05", "log.every_s=0"]
+    status, said = solo.run("epochs=100", "loss.name=self_label", *told, *plain)
+    assert status == 2, said[-2000:]
+    last = said.strip().splitlines()[-1]
+    assert re.match(r"error: the self-label loss collapses: .*spreads over 0\.[0-4]", last), last
+    assert solo.reason.read_text() == last.replace("error: ", FATAL, 1)
+    spread = [line["prediction_spread"] for line in solo.lines() if line["event"] == "train"]
+    assert spread[-1] < 0.5 <= spread[0]
+
+
+def test_a_resize_takes_elrs_memory_along(tmp_path: Path) -> None:
+    """Two ranks for an epoch, then one: every sample's memory is there, of either rank."""
+    solo = Solo(tmp_path)
+    options = ("loss.name=elr", "epochs=2", "checkpoint.every_epochs=1", "update.mixup=0")
+    [port] = free_ports(1)
+    ranks = []
+    for rank in range(2):
+        group = {"RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_RANK": str(rank)}
+        group |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+        ranks.append(solo.start(*options, "epochs=1", environment=group))
+    for process in ranks:
+        _, said = process.communicate(timeout=200)
+        assert process.returncode == 0, said
+    first = solo.newest()
+    status, said = solo.run(*options)
+    assert status == 0, said
+    assert "goes on from update" in said
+    second = solo.newest()
+    for kept in (first, second):
+        assert (kept["loss.values"][:SAMPLES].sum(1) > 0).all()
+        assert (kept["loss.values"][SAMPLES:] == 0).all()
+    # An epoch alone leaves 1 - beta of a prediction; the second adds to what the first has left.
+    assert first["loss.values"][:SAMPLES].float().sum(1).tolist() == pytest.approx(
+        [0.3] * SAMPLES, abs=0.01
+    )
+    assert second["loss.values"][:SAMPLES].float().sum(1).tolist() == pytest.approx(
+        [0.3 + 0.7 * 0.3] * SAMPLES, abs=0.01
+    )

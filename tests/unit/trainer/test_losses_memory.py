@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
+from tests.unit.trainer.tiny import ONE_THREAD, TinyRun
 from trainer.config import BalanceConfig, ElrConfig, GhmConfig, LossConfig, SelfLabelConfig
 from trainer.learn.losses import Examples, Labels, Loss, build, cross_entropy, one_hot
 from trainer.learn.losses.balance import Balanced
 from trainer.learn.losses.elr import EarlyLearning
 from trainer.learn.losses.ghm import Ghm, histogram, softmax_norms
 from trainer.learn.losses.self_label import SelfLabel
-from trainer.world import Ranks
+from trainer.world import Ranks, join
 
 K = 4
 KEEP, SKIPPED = torch.tensor(1.0), torch.tensor(0.0)
@@ -264,3 +267,37 @@ def test_a_balanced_loss_meets_teacher_and_student_with_the_same_prior() -> None
     found = loss(given, examples([0, 1, 2, 3], teacher=given))
     expected = plain(raised, examples([0, 1, 2, 3], teacher=raised))
     assert found.tolist() == pytest.approx(expected.tolist(), rel=1e-5)
+
+
+COLLAPSING = [
+    "loss.name=self_label",
+    "loss.self_label.teacher=self",
+    "loss.self_label.start_ratio=0",
+    "loss.self_label.start_agreement=0",
+    "loss.self_label.q=4",
+    "loss.self_label.temperature=0",
+    "epochs=60",
+    "optim.lr=0.05",
+    "update.mixup=0",
+    "update.label_smoothing=0",
+]
+
+
+@pytest.mark.parametrize(
+    ("safeguards", "collapses"),
+    [((0.0, 0.0), True), ((0.5, 1.0), False)],
+    ids=["without floor and prior", "with both"],
+)
+def test_a_run_begun_too_early_collapses_unless_it_is_held(
+    tmp_path: Path, safeguards: tuple[float, float], collapses: bool
+) -> None:
+    floor, prior = safeguards
+    held = [f"loss.self_label.floor={floor}", f"loss.self_label.prior_strength={prior}"]
+    world = join(ONE_THREAD)
+    try:
+        run = TinyRun(world, tmp_path, [*COLLAPSING, *held])
+        list(run.updates(90))
+    finally:
+        dist.destroy_process_group()
+    figures = {name: float(value) for name, value in run.state.loss.figures().items()}
+    assert bool(run.state.loss.alarm(figures)) == collapses, figures
