@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from collections.abc import Iterable, Iterator, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from launcher.errors import LauncherError, UsageError
+from launcher.programs import run_program
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -50,17 +49,8 @@ def measure(name: str, address: str, sizes: str, split: str, which: str) -> Docu
     Raises LauncherError without torch or where the trainer's program fails, UsageError where it
     says that what is asked cannot be.
     """
-    if find_spec("torch") is None:
-        raise LauncherError("evaluate needs torch on this machine; pip install '.[train]'")
     options = ["--sizes", sizes, "--data", split, "--which", which]
-    command = [sys.executable, "-m", "trainer.evaluate", address, *options]
-    answer = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
-    if answer.returncode != 0:
-        kind = UsageError if answer.returncode == 2 else LauncherError
-        raise kind(
-            f"the evaluation of {name} ended with {answer.returncode}; its own words stand above"
-        )
-    found: Document = json.loads(answer.stdout)
+    found: Document = json.loads(run_program("evaluate", "trainer.evaluate", [address, *options]))
     del found["schemaVersion"]
     return {"name": name, **found}
 

@@ -165,6 +165,7 @@ def write_dataset(address: str, images: list[bytes], shard_bytes: int = 8192) ->
     """A packed dataset of these images, of class id % 3, in shards of about `shard_bytes`."""
     writer = Writer(open_store(address), shard_bytes, len(images))
     for number, data in enumerate(images):
-        writer.add(data, zlib.crc32(data), number % 3, {"name": f"{number}.jpg"})
+        texts = {"name": f"{number}.jpg", "title": f"picture {number}"}
+        writer.add(data, zlib.crc32(data), number % 3, texts)
     writer.commit(SYNSETS, {"layout": "webvision-2.0", "split": "train"})
     writer.close(keep=True)

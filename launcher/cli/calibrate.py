@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -135,24 +133,18 @@ def _as_job(
 
 
 def _here(found: Resolved, steps: int, out: str) -> None:
-    """Runs the trainer's program as a process of its own: the launcher never imports torch."""
-    from importlib.util import find_spec
-
+    """Measures on this machine."""
+    from launcher.programs import run_program
     from trainer.config import RUN_CONFIG, dump
 
-    if find_spec("torch") is None:
-        raise LauncherError("calibrate --local needs torch; pip install '.[train]'")
     kept = _kept(out)
-    command = [sys.executable, "-m", "trainer.calibrate", "--steps", str(steps), "--no-store"]
-    environment = os.environ | {RUN_CONFIG: dump(found.spec.run)}
-    answer = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True)
-    if answer.returncode != 0:
-        kind = UsageError if answer.returncode == 2 else LauncherError
-        raise kind(f"the calibration ended with {answer.returncode}; its own words stand above")
+    options = ["--steps", str(steps), "--no-store"]
+    run = {RUN_CONFIG: dump(found.spec.run)}
+    printed = run_program("calibrate --local", "trainer.calibrate", options, run)
     if not out:
-        print(answer.stdout, end="")
+        print(printed, end="")
         return
-    _add(kept, json.loads(answer.stdout), out)
+    _add(kept, json.loads(printed), out)
     tell(f"added to {out}; plan with --measured {out}")
 
 

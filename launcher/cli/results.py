@@ -1,4 +1,4 @@
-"""The verbs on what a run has left: plot, evaluate."""
+"""The verbs on what a run has left: plot, evaluate, noise."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from launcher.errors import UsageError
 
 def register(app: typer.Typer) -> None:
     """Adds the verbs of this module."""
-    for command in (plot, evaluate):
+    for command in (plot, evaluate, noise):
         app.command()(placed(command))
 
 
@@ -113,6 +113,59 @@ def evaluate(
     if out:
         draw(found, out)
         tell(f"drawn into {out}")
+
+
+def noise(
+    context: typer.Context,
+    place: Place,
+    runs: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="RUN...",
+            help="Jobs' names, or the addresses of runs' folders; several judge out of fold.",
+            autocompletion=opt.job_names,
+        ),
+    ],
+    out: Annotated[
+        str, typer.Option("--out", metavar="FILE", help="Page to write, an .html file.")
+    ],
+    pictures: Annotated[int, opt.number("Worst pictures to show.")] = 60,
+    which: Annotated[
+        Which, typer.Option(help="The checkpoint of the best validation top-1, or the last.")
+    ] = Which.newest,
+    output: opt.OutputFormat = Output.table,
+) -> None:
+    """Find training labels that are probably wrong, on this machine: a page, and weights by id.
+
+    Estimated noise and confusion of each class by confident learning, and the worst pictures with
+    their texts; by mean margin where a run has recorded it (log.margins=true). The weights, beside
+    the page, are for data.weights of the next run. Runs whose data.selection leaves parts out
+    judge those parts; `python -m trainer.noise --folds` makes such selections.
+
+    \b
+    Examples:
+      launcher noise resnet18-1a2b3c --out report.html
+      launcher noise s3://runs/fold-0 s3://runs/fold-1 s3://runs/fold-2 --out report.html
+      launcher submit --model resnet18 --local --data ./shards data.weights=report.weights.npy
+    """
+    import json
+
+    from launcher.programs import run_program
+
+    if not out.endswith(".html"):
+        raise UsageError(f"--out {out!r} must end in .html")
+    if output is Output.name:
+        raise UsageError("-o name is for jobs; give table, json or yaml")
+    addresses = [_address(place, context.obj, run) for run in runs]
+    options = ["--out", out, "--pictures", str(pictures), "--which", which.value]
+    found = json.loads(run_program("noise", "trainer.noise", [*addresses, *options]))
+    del found["schemaVersion"]
+    if output in (Output.json, Output.yaml):
+        emit({"kind": "LabelNoise", **found}, output)
+        return
+    told = (f"{100 * found['noise_rate']:.1f}%", f"{found['num_suspects']:,}", found["weights"])
+    print(table(("NOISE", "SUSPECTS", "WEIGHTS"), [told]))
+    tell(f"written to {out}")
 
 
 def _name(run: str) -> str:

@@ -51,8 +51,8 @@ ALL = sorted(commands())
 def test_the_verbs_are_these() -> None:
     names = {" ".join(path) for path in ALL}
     assert names == {
-        "submit", "finetune", "evaluate", "render", "list", "status", "logs", "cancel", "scale",
-        "wait", "delete",
+        "submit", "finetune", "evaluate", "noise", "render", "list", "status", "logs", "cancel",
+        "scale", "wait", "delete",
         "suspend", "resume", "prune", "diff", "top", "bundle", "plan", "calibrate", "usage",
         "budget show", "budget set", "budget history", "budget refund", "budget correct",
         "budget reserve",

@@ -80,7 +80,8 @@ def test_a_picture_is_drawn(tmp_path: Path, suffix: str, magic: bytes) -> None:
 def test_what_is_not_installed_is_said_before_anything_is_measured(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("launcher.evaluation.find_spec", lambda name: None)
+    for module in ("evaluation", "programs"):
+        monkeypatch.setattr(f"launcher.{module}.find_spec", lambda name: None)
     with pytest.raises(LauncherError, match=r"evaluate needs torch on this machine.*\[train\]"):
         measure("a", "file:///a", "", "val", "best")
     with pytest.raises(LauncherError, match=r"--out needs matplotlib.*\[plot\]"):
