@@ -146,7 +146,7 @@ def noise(
     Examples:
       launcher noise resnet18-1a2b3c --out report.html
       launcher noise s3://runs/fold-0 s3://runs/fold-1 s3://runs/fold-2 --out report.html
-      launcher submit --model resnet18 --local --data ./shards data.weights=report.weights.npy
+      launcher noise first --out report.html --pictures 200 -o json
     """
     import json
 
