@@ -134,12 +134,14 @@ class Report:
             self.lines.add("train", **self._position(state), **values, nonfinite=self.nonfinite)
             self._gauges(state, values, keeper)
         if read["in_a_row"] >= self.config.update.nonfinite_limit:
+            self.end(state, "nonfinite")
             raise NonFinite(
                 f"{read['in_a_row']:.0f} updates in a row had a non-finite loss or gradient"
                 f" (update.nonfinite_limit {self.config.update.nonfinite_limit}) at update"
                 f" {state.updates}; lower optim.lr, set optim.clip_norm or update.precision=fp32"
             )
         if problem := state.loss.alarm(figures):
+            self.end(state, "collapsed")
             raise Collapsed(f"{problem} (update {state.updates})")
 
     def evaluated(self, state: State, result: Accuracy, elapsed_s: float) -> None:
