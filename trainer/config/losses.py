@@ -116,9 +116,9 @@ class SelfLabelConfig:
     """Labels corrected by what a teacher sees."""
 
     teacher: Literal["checkpoint", "ema", "self"] = setting(
-        "checkpoint",
+        "ema",
         "a run that has ended, this run's average, or the network itself",
-        "SCC's; the others may lead themselves astray",
+        "needs one run; SCC's is checkpoint",
     )
     teacher_from: str = setting(
         "", "teacher checkpoint: its run's address; empty: start.address", "SCC's: the same run"
@@ -132,23 +132,28 @@ class SelfLabelConfig:
         "softmax", "cross entropy under it; SCC has sigmoid", "as the stage before"
     )
     q: float = setting(
-        2.0, "power of the teacher's confidence in the label", "SCC's", unit="1", least=0, most=10
+        1.0,
+        "power of the teacher's confidence in the label",
+        "2, SCC's, trusts a young teacher too much",
+        unit="1",
+        least=0,
+        most=10,
     )
     confidence: Literal["absolute", "relative"] = setting(
         "absolute", "the label's score, or over the largest score", "SCC's"
     )
     temperature: float = setting(
-        1.0,
+        0.5,
         "scores to the power 1/T; 1: soft, 0: one-hot",
-        "SCC's",
+        "labels are sharper than a teacher's scores; SCC's is 1",
         unit="1",
         least=0,
         most=10,
     )
     floor: float = setting(
-        0.1,
+        0.5,
         "least share of the web's label",
-        "against collapse",
+        "against collapse; SCC, with a teacher that has converged, has 0",
         unit="ratio",
         least=0,
         most=1,
@@ -162,9 +167,9 @@ class SelfLabelConfig:
         most=100,
     )
     start_ratio: float = setting(
-        0.75,
-        "share of the run with cross entropy alone; 0 after a stage that has converged",
-        "begun before the run has converged it loses, or collapses",
+        0.5,
+        "share of the run with the labels alone; 0 for a teacher that has converged",
+        "begun with a young teacher it loses, or collapses",
         unit="ratio",
         least=0,
         most=1,

@@ -147,7 +147,8 @@ def test_padding_and_samples_that_do_not_count_are_not_remembered() -> None:
 
 
 def teaching(**told: object) -> SelfLabel:
-    whole = {"teacher": "ema", "start_ratio": 0.0, "start_agreement": 0.0, "prior_strength": 0.0}
+    scc = {"q": 2.0, "temperature": 1.0, "floor": 0.0, "prior_strength": 0.0}
+    whole = {"teacher": "ema", "start_ratio": 0.0, "start_agreement": 0.0, **scc}
     config = SelfLabelConfig(**whole | told)  # type: ignore[arg-type]
     return SelfLabel(config, torch.full((K,), 10), goal=100)
 
@@ -161,7 +162,7 @@ def taught(loss: SelfLabel, given: Tensor, teacher: Tensor, labels: list[int]) -
 
 @pytest.mark.parametrize("base", ["softmax", "sigmoid"])
 def test_self_label_is_scc_the_long_way(base: str) -> None:
-    loss = teaching(base=base, floor=0.0, q=2.0)
+    loss = teaching(base=base)
     given, teacher, labels = logits(3), logits(3, seed=7), [0, 1, 2]
     taught(loss, given, teacher, labels)  # the step from which it begins
     found = taught(loss, given, teacher, labels)

@@ -20,7 +20,9 @@ from trainer.world import World, join
 
 PINNED = Path(__file__).with_name("losses_seed0.json")
 UPDATES = 20
-SELF_LABEL = ["loss.name=self_label", "loss.self_label.start_ratio=0.1"]
+SCC = ("start_ratio=0.1", "q=2", "temperature=1", "floor=0.1")
+SELF_LABEL = ["loss.name=self_label", *(f"loss.self_label.{each}" for each in SCC)]
+FROZEN = [*SELF_LABEL, "loss.self_label.teacher=checkpoint"]
 RUNS = {
     "tiny run": [],
     "binary_cross_entropy": ["loss.name=binary_cross_entropy", "optim.lr=0.001"],
@@ -33,8 +35,9 @@ RUNS = {
     "bootstrap": ["loss.name=bootstrap"],
     "bootstrap, soft": ["loss.name=bootstrap", "loss.bootstrap.form=soft"],
     "elr": ["loss.name=elr"],
-    "self_label, frozen": SELF_LABEL,
-    "self_label, frozen, clean": [*SELF_LABEL, "loss.self_label.view=clean"],
+    "self_label, frozen": FROZEN,
+    "self_label, frozen, clean": [*FROZEN, "loss.self_label.view=clean"],
+    "self_label, sharpened": [*FROZEN, "loss.self_label.temperature=0.5"],
     "self_label, ema": [*SELF_LABEL, "loss.self_label.teacher=ema"],
     "self_label, self": [*SELF_LABEL, "loss.self_label.teacher=self"],
     "inverse_frequency": ["loss.balance.kind=inverse_frequency"],
