@@ -21,16 +21,14 @@ from typing import Any
 
 import torch
 
-from trainer.checkpoint import CheckpointError
 from trainer.config import ConfigError, WorldConfig
 from trainer.data import stream
-from trainer.data.shards import Dataset, DatasetError, open_dataset
-from trainer.exits import USAGE
+from trainer.data.shards import Dataset, open_dataset
+from trainer.entry import log_to_stderr, one_line_errors
 from trainer.learn import fastest
 from trainer.learn.evaluation import measure
 from trainer.learn.pooling import GeM
 from trainer.runs import Source, open_run
-from trainer.storage import StorageError
 from trainer.world import World, join
 
 logger = logging.getLogger(__name__)
@@ -109,11 +107,9 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
 
 def main() -> None:
     """Evaluates and tells; exit status 2 is for what starting again cannot cure."""
-    logging.basicConfig(
-        level=logging.INFO, format="%(asctime)s %(levelname).1s %(message)s", datefmt="%H:%M:%S"
-    )
+    log_to_stderr()
     given = parse(sys.argv[1:])
-    try:
+    with one_line_errors():
         source = open_run(given.run, given.which)
         named = {"val": source.config.data.val, "train": source.config.data.train}
         address = named.get(given.data, given.data)
@@ -122,9 +118,6 @@ def main() -> None:
         dataset = open_dataset(address, Path(tempfile.gettempdir()) / "shards")
         sizes = given.sizes or [source.config.input.size_px]
         print(json.dumps(evaluate(source, dataset, sizes, given.batch)), flush=True)
-    except (ConfigError, CheckpointError, DatasetError, StorageError) as error:
-        print(f"error: {error}", file=sys.stderr, flush=True)
-        sys.exit(USAGE)
     torch.distributed.destroy_process_group()
 
 

@@ -20,6 +20,7 @@ from trainer import train
 from trainer.checkpoint import CheckpointError
 from trainer.config import ConfigError, FinetuneConfig, StartConfig, TrainConfig
 from trainer.data.stream import Batch
+from trainer.entry import run_entry
 from trainer.learn import engine, models, statistics
 from trainer.learn.pooling import GeM
 from trainer.runs import Source, open_run
@@ -191,7 +192,7 @@ def inputs(state: engine.State, batch: Batch) -> torch.Tensor:
 
 def main() -> None:
     """Reads the run and fine-tunes; the exit status is in docs/cli.md."""
-    train.run_entry(FinetuneConfig, finetune)
+    run_entry(FinetuneConfig, finetune)
 
 
 if __name__ == "__main__":

@@ -26,18 +26,18 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from trainer.checkpoint import CheckpointError, read_state
+from trainer.checkpoint import read_state
 from trainer.config import ConfigError, WorldConfig
 from trainer.data import stream
 from trainer.data.order import permutation
 from trainer.data.selection import load_selection
-from trainer.data.shards import Dataset, DatasetError, open_dataset
-from trainer.exits import USAGE
+from trainer.data.shards import Dataset, open_dataset
+from trainer.entry import log_to_stderr, one_line_errors
 from trainer.learn.confident import Opinions, judge, worst
 from trainer.learn.engine import autocast, normalise
 from trainer.noise_page import Page, write_page
 from trainer.runs import Source, open_run
-from trainer.storage import StorageError, open_store
+from trainer.storage import open_store
 from trainer.world import World, join
 
 logger = logging.getLogger(__name__)
@@ -194,11 +194,9 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
 
 def main() -> None:
     """Judges and tells; exit status 2 is for what starting again cannot cure."""
-    logging.basicConfig(
-        level=logging.INFO, format="%(asctime)s %(levelname).1s %(message)s", datefmt="%H:%M:%S"
-    )
+    log_to_stderr()
     given = parse(sys.argv[1:])
-    try:
+    with one_line_errors():
         if given.folds:
             folds = write_folds(given.of, given.folds, given.out, given.seed)
             print(json.dumps({"schemaVersion": 1, "selections": folds}), flush=True)
@@ -206,9 +204,6 @@ def main() -> None:
         sources = [open_run(address, given.which) for address in given.runs]
         summary = report(sources, Path(given.out), given.batch, given.pictures)
         print(json.dumps(summary), flush=True)
-    except (ConfigError, CheckpointError, DatasetError, StorageError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr, flush=True)
-        sys.exit(USAGE)
     torch.distributed.destroy_process_group()
 
 

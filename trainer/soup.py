@@ -24,13 +24,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from trainer.checkpoint import CheckpointError, Keeper, ranked, read_state
+from trainer.checkpoint import Keeper, ranked, read_state
 from trainer.config import ConfigError, WorldConfig, dump
-from trainer.data.shards import DatasetError, open_dataset
+from trainer.data.shards import open_dataset
+from trainer.entry import log_to_stderr, one_line_errors
 from trainer.evaluate import evaluate_at
-from trainer.exits import USAGE
 from trainer.runs import Source, open_run, source_of
-from trainer.storage import StorageError, open_store
+from trainer.storage import open_store
 from trainer.world import join
 
 logger = logging.getLogger(__name__)
@@ -164,16 +164,11 @@ def parse(arguments: Sequence[str]) -> Any:
 
 def main() -> None:
     """Makes the soup and tells of it; exit status 2 is for what starting again cannot cure."""
-    logging.basicConfig(
-        level=logging.INFO, format="%(asctime)s %(levelname).1s %(message)s", datefmt="%H:%M:%S"
-    )
+    log_to_stderr()
     given = parse(sys.argv[1:])
-    try:
+    with one_line_errors():
         sources = ingredients_of(given.runs, given.last)
         keep(choose(sources) if given.greedy else sources, given.out)
-    except (ConfigError, CheckpointError, DatasetError, StorageError) as error:
-        print(f"error: {error}", file=sys.stderr, flush=True)
-        sys.exit(USAGE)
 
 
 if __name__ == "__main__":

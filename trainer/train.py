@@ -12,17 +12,13 @@ import dataclasses
 import hashlib
 import json
 import logging
-import os
-import signal
-import sys
 import tempfile
 import time
-import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import NoReturn, TypeVar
+from typing import NoReturn
 
 import numpy as np
 import torch
@@ -30,24 +26,23 @@ from numpy.typing import NDArray
 from torch import nn
 
 from trainer.checkpoint import CheckpointError, Keeper, Manifest, StateMismatch, read_state
-from trainer.config import ConfigError, TrainConfig, dump, load
+from trainer.config import ConfigError, TrainConfig, dump
 from trainer.data import order, stream
 from trainer.data.selection import load_selection, load_weights
-from trainer.data.shards import Dataset, DatasetError, open_dataset
-from trainer.exits import FATAL, TERMINATED, USAGE, tell_reason
+from trainer.data.shards import Dataset, open_dataset
+from trainer.entry import end_process, run_entry
+from trainer.exits import TERMINATED, tell_reason
 from trainer.learn import engine, evaluation, losses, memory, models, pretrained
 from trainer.learn.margins import Margins
 from trainer.learn.schedule import learning_rate
 from trainer.learn.teachers import Teacher
 from trainer.metrics import Lines
-from trainer.report import Collapsed, NonFinite, Report
+from trainer.report import Report
 from trainer.runs import open_run
-from trainer.storage import BadAddress, open_store
+from trainer.storage import open_store
 from trainer.world import Watchdog, World, join
 
 logger = logging.getLogger(__name__)
-
-C = TypeVar("C", bound=TrainConfig)
 
 
 class Begin:
@@ -264,7 +259,10 @@ def frozen_teacher(cfg: TrainConfig, world: World, layout: str, num_classes: int
             "loss.self_label.teacher is checkpoint, but loss.self_label.teacher_from is empty; give"
             " the address of a run that has converged, or another teacher: ema, self"
         )
-    source = open_run(told.teacher_from)
+    try:
+        source = open_run(told.teacher_from)
+    except CheckpointError as error:
+        raise ConfigError(f"loss.self_label.teacher_from: {error}") from error
     if source.num_classes != num_classes:
         raise ConfigError(
             f"loss.self_label.teacher_from {told.teacher_from} has {source.num_classes} classes,"
@@ -444,47 +442,9 @@ class Audit:
             file.write(json.dumps(line) + "\n")
 
 
-def end_process(status: int) -> NoReturn:
-    """Ends at once: interpreter shutdown could wait for loader processes and collectives."""
-    logging.shutdown()
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(status)
-
-
-def fatal(error: Exception) -> NoReturn:
-    """Ends what starting again cannot cure: tells why, and stops the agent from trying again."""
-    print(f"error: {error}", file=sys.stderr, flush=True)
-    tell_reason(f"{FATAL}{error}")
-    if "TORCHELASTIC_RUN_ID" in os.environ:  # our agent knows by the status, torchrun does not
-        os.kill(os.getppid(), signal.SIGTERM)
-    end_process(USAGE)
-
-
 def main() -> None:
     """Reads the run and trains; the exit status is in docs/cli.md."""
     run_entry(TrainConfig, train)
-
-
-def run_entry(kind: type[C], entry: Callable[[C], None]) -> None:
-    """Reads the configuration of that kind, calls the entry, and tells why it cannot go on."""
-    rank = int(os.environ.get("RANK", "0"))
-    logging.basicConfig(
-        level=logging.INFO if rank == 0 else logging.WARNING,
-        format="%(asctime)s %(levelname).1s %(message)s",
-        datefmt="%H:%M:%S",
-    )
-    arguments = sys.argv[1:]
-    path = arguments.pop(0) if arguments and "=" not in arguments[0] else None
-    try:
-        entry(load(kind, path, arguments))
-    except (ConfigError, DatasetError, StateMismatch, BadAddress, NonFinite, Collapsed) as error:
-        fatal(error)
-    except Exception as error:
-        tell_reason(f"{type(error).__name__}: {error}".splitlines()[0])
-        traceback.print_exc()
-        # The interpreter's own end would wait for loader processes, which SIGTERM does not end.
-        end_process(1)
 
 
 if __name__ == "__main__":

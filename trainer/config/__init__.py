@@ -28,19 +28,18 @@ from trainer.config.losses import (
     SceConfig,
     SelfLabelConfig,
 )
+from trainer.config.model import ModelConfig
 from trainer.config.schema import (
     CheckpointConfig,
     DataConfig,
     EvaluateConfig,
     InputConfig,
     LogConfig,
-    ModelConfig,
-    OptimConfig,
     TrainConfig,
-    UpdateConfig,
     WorldConfig,
     lane_balance,
 )
+from trainer.config.update import OptimConfig, UpdateConfig
 
 __all__ = [
     "RUN_CONFIG",
