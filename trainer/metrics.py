@@ -46,6 +46,8 @@ TABLE: dict[str, tuple[str, str]] = {
     "trainer_throughput_samples_per_second": ("gauge", "Samples a second, all ranks."),
     "trainer_loss": ("gauge", "Mean training loss since the line before."),
     "trainer_train_top1_ratio": ("gauge", "Training top-1 accuracy since the line before (0-1)."),
+    "trainer_label_agreement_ratio": ("gauge", "Self-label: mean score of the labels (0-1)."),
+    "trainer_prediction_spread_ratio": ("gauge", "Self-label: classes predicted, over labelled."),
     "trainer_learning_rate": ("gauge", "Learning rate of the last update."),
     "trainer_gradient_norm": ("gauge", "Gradient norm of the last update."),
     "trainer_nonfinite_updates_total": ("counter", "Updates skipped for a non-finite gradient."),

@@ -214,6 +214,9 @@ class Report:
             shard_download_bytes_total=self.fetched.download_bytes,
             shard_download_failures_total=self.fetched.failures,
         )
+        for figure in ("label_agreement", "prediction_spread"):
+            if figure in values:
+                self.endpoint.set(**{f"{figure}_ratio": values[figure]})
         if self.world.device.type == "cuda":
             most_bytes = torch.cuda.max_memory_allocated(self.world.device)
             self.endpoint.set(gpu_memory_bytes=most_bytes)
