@@ -200,7 +200,7 @@ def test_a_changed_method_alone_is_run_anew_and_back_again_not_at_all(
     assert "1 of 4 runs are missing" in (bench.results / "colours.md").read_text()
     new = bench.metrics()
     assert old.items() <= new.items()
-    assert [folder[:12] for folder in new.keys() - old.keys()] == ["smoothing-0-"]
+    assert [folder[:4] for folder in new.keys() - old.keys()] == ["0-1-"]
     kept = [row for row in undisturbed.rows() if (row["method"], row["seed"]) != ("smoothing", 0)]
     assert [row for row in bench.rows() if row in kept] == kept
 
@@ -209,6 +209,25 @@ def test_a_changed_method_alone_is_run_anew_and_back_again_not_at_all(
     assert status == 0, said
     assert bench.figures() == undisturbed.figures()
     assert bench.metrics() == new
+
+
+def test_sizes_that_are_added_are_evaluated_and_nothing_is_run_again(
+    tmp_path: Path, data: Path, undisturbed: Bench
+) -> None:
+    bench = Bench(tmp_path / "sized", data)
+    subprocess.run(["cp", "-r", undisturbed.state, undisturbed.results, bench.folder], check=True)
+    bench.write(EXPERIMENT | {"sizes": [16, 24]})
+    status, said = bench.run("--only", "ce", "--seeds", "0")
+    assert status == 0, said
+    assert "1 of 1 runs to do" in said
+    assert bench.metrics() == undisturbed.metrics()
+    [row] = [row for row in bench.rows() if (row["method"], row["seed"]) == ("ce", 0)]
+    assert [size for size, _ in row["by_size"]] == [16, 24]
+    assert dict(row["by_size"])[24] == pytest.approx(row["top1"], abs=1 / 24 + 1e-6)
+    assert row["p"] is None
+    assert "| top-1 (%) at | 16 px | 24 px | p |" in (bench.results / "colours.md").read_text()
+    status, said = bench.run("--only", "ce", "--seeds", "0")
+    assert (status, "0 of 1 runs to do" in said) == (0, True)
 
 
 def test_rows_that_another_machine_has_made_are_not_made_again(

@@ -319,3 +319,24 @@ def test_rows_of_another_configuration_or_data_set_are_not_mixed_in() -> None:
 @pytest.mark.parametrize("path", sorted(places.EXPERIMENTS.glob("*.yaml")), ids=lambda p: p.stem)
 def test_the_experiments_of_this_project_can_be_run(path: Path) -> None:
     cells.check(spec.read(path))
+
+
+def test_sizes_are_shown_by_method_with_the_mean_power() -> None:
+    rows = [
+        {"by_size": [[48, 0.5], [64, 0.6]], "p": 1.5},
+        {"by_size": [[48, 0.52], [64, 0.64]], "p": 2.5},
+    ]
+    assert report.by_size(rows) == {48: [0.5, 0.52], 64: [0.6, 0.64]}
+    head, _, average, gem, _ = report._sizes_table({"average": [{}], "gem": rows})
+    assert head == "| top-1 (%) at | 48 px | 64 px | p |"
+    assert average == "| average |  |  |  |"
+    assert gem == "| gem | 51.00 ± 1.41 | 62.00 ± 2.83 | 2.00 |"
+    assert report._sizes_table({"average": [{}]}) == []
+
+
+@pytest.mark.parametrize("sizes", [[64, 48], [48, 48], [8], ["48"], 48])
+def test_sizes_must_be_ascending_numbers(sizes: Any) -> None:
+    with pytest.raises(SpecError, match=r"sizes in losses\.yaml is .*ascending"):
+        read(content() | {"sizes": sizes})
+    assert read(content() | {"sizes": [48, 64]}).sizes == (48, 64)
+    assert read(content()).sizes == ()

@@ -76,13 +76,16 @@ def run(experiment: Experiment, files: Files, options: argparse.Namespace) -> in
             for seed in seeds
             for method in methods
         ]
-        missing = [chain for chain in asked if not any(results.is_of(row, chain) for row in rows)]
+        sizes = experiment.sizes
+        missing = [
+            chain for chain in asked if not any(results.is_of(row, chain, sizes) for row in rows)
+        ]
         at_once = options.jobs or experiment.jobs
         say(f"{len(missing)} of {len(asked)} runs to do, {at_once} at once; state in {state}")
         commit, machine = results.commit(), results.machine()
 
         def finished(chain: cells.Chain) -> None:
-            row = results.row_of(chain, commit, machine)
+            row = results.row_of(chain, commit, machine, sizes)
             results.write_rows(files.rows, results.with_row(results.read_rows(files.rows), row))
             minutes = row["seconds"] / 60
             say(f"{chain.title}: done, top-1 {100 * row['top1']:.2f} %, {minutes:.1f} min")

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tools.experiments.report import over_seeds
+from tools.experiments.report import by_size, over_seeds
 from tools.experiments.results import Row
 from tools.experiments.spec import SpecError
 
@@ -25,18 +25,22 @@ def draw(groups: dict[str, list[Row]], title: str, path: Path) -> None:
 
     with matplotlib.rc_context({"svg.hashsalt": "experiments"}):  # same rows, same file
         height = max(4.0, 1.5 + 0.4 * len(groups))
-        figure = Figure(figsize=(11, height), layout="constrained")
-        ends, epochs = figure.subplots(1, 2)
+        sized = any(by_size(rows) for rows in groups.values())
+        figure = Figure(figsize=(16 if sized else 11, height), layout="constrained")
+        panels = list(figure.subplots(1, 3 if sized else 2))
+        ends, epochs = panels[:2]
         for number, (name, rows) in enumerate(groups.items()):
             _end(ends, len(groups) - 1 - number, rows, f"C{number % 10}")
             _mean_line(epochs, name, rows, f"C{number % 10}")
+            if sized:
+                _sizes(panels[2], name, rows, f"C{number % 10}")
         ends.set_yticks(range(len(groups) - 1, -1, -1), list(groups))
         ends.set_ylim(-0.5, len(groups) - 0.5)
         ends.set_xlabel("validation top-1 at the end (%): mean ± std, and each seed")
         epochs.set_xlabel("epochs")
         epochs.set_ylabel("validation top-1 (%)")
         epochs.legend(fontsize="small")
-        for panel in (ends, epochs):
+        for panel in panels:
             panel.grid(alpha=0.3)
         figure.suptitle(title)
         draft = path.with_name(f".{path.name}")
@@ -51,6 +55,23 @@ def _end(panel: Axes, place: int, rows: Sequence[Row], color: str) -> None:
     panel.errorbar(
         figure.mean, place, xerr=figure.spread, color=color, fmt="D", capsize=5, markersize=7
     )
+
+
+def _sizes(panel: Axes, name: str, rows: Sequence[Row], color: str) -> None:
+    """Mean and deviation of the seeds by input size, GeM's p in the legend."""
+    found = {
+        size: over_seeds([100 * top1 for top1 in tops]) for size, tops in by_size(rows).items()
+    }
+    powers = [row["p"] for row in rows if row.get("p") is not None]
+    label = f"{name}, p {statistics.fmean(powers):.2f}" if powers else name
+    means = [figure.mean for figure in found.values()]
+    spreads = [figure.spread or 0.0 for figure in found.values()]
+    panel.errorbar(
+        list(found), means, yerr=spreads, color=color, label=label, marker="o", capsize=3
+    )
+    panel.set_xlabel("side of the input (px)")
+    panel.set_ylabel("validation top-1 (%)")
+    panel.legend(fontsize="small")
 
 
 def _mean_line(panel: Axes, name: str, rows: Sequence[Row], color: str) -> None:

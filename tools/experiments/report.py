@@ -83,6 +83,7 @@ def markdown(experiment: Experiment, groups: dict[str, list[Row]], picture: str)
         "",
         *_table(groups, first),
         "",
+        *_sizes_table(groups),
         f"![Validation top-1 of each method, at the end and over the epochs]({picture})",
         "",
         "Accuracies are of the averaged weights on the validation set at the end of the run, as"
@@ -113,6 +114,31 @@ def _table(groups: dict[str, list[Row]], first: str) -> list[str]:
             )
         )
     return [f"| {' | '.join(line)} |" for line in lines]
+
+
+def _sizes_table(groups: dict[str, list[Row]]) -> list[str]:
+    """Top-1 by input size, where runs were evaluated at several."""
+    measured = {name: by_size(rows) for name, rows in groups.items()}
+    sizes = sorted({size for found in measured.values() for size in found})
+    if not sizes:
+        return []
+    head = ("top-1 (%) at", *(f"{size} px" for size in sizes), "p")
+    lines = [head, ("---",) * len(head)]
+    for name, found in measured.items():
+        values = (over_seeds(found[size]).told() if size in found else "" for size in sizes)
+        powers = [row["p"] for row in groups[name] if row.get("p") is not None]
+        power = f"{statistics.fmean(powers):.2f}" if powers else ""
+        lines.append((name, *values, power))
+    return [*(f"| {' | '.join(line)} |" for line in lines), ""]
+
+
+def by_size(rows: Sequence[Row]) -> dict[int, list[float]]:
+    """Top-1 of each seed by input size."""
+    found: dict[int, list[float]] = {}
+    for row in rows:
+        for size, top1 in row.get("by_size", []):
+            found.setdefault(size, []).append(top1)
+    return found
 
 
 def _values(rows: Sequence[Row], key: str) -> list[float]:

@@ -13,6 +13,7 @@ from typing import Any
 
 from launcher.plot import Line, read_metrics
 from launcher.progress import METRICS_KEY
+from tools.experiments import resolution
 from tools.experiments.cells import Cell, Chain
 from tools.experiments.places import ROOT
 from tools.experiments.spec import SpecError
@@ -60,10 +61,13 @@ def key_of(row: Row) -> tuple[str, int]:
     return row["method"], row["seed"]
 
 
-def is_of(row: Row, chain: Chain) -> bool:
-    """Whether the row is what running the chain would give."""
+def is_of(row: Row, chain: Chain, sizes: Sequence[int] = ()) -> bool:
+    """Whether the row is what running the chain, and evaluating it at the sizes, would give."""
     have = (*key_of(row), row["config"], row["data"])
-    return have == (chain.method, chain.seed, chain.config, chain.data)
+    measured = [size for size, _ in row.get("by_size", [])]
+    return have == (chain.method, chain.seed, chain.config, chain.data) and (
+        measured == list(sizes) or not sizes
+    )
 
 
 def is_done(cell: Cell) -> bool:
@@ -77,8 +81,8 @@ def is_done(cell: Cell) -> bool:
     return True
 
 
-def row_of(chain: Chain, commit: str, machine: str) -> Row:
-    """The row of a chain whose runs are all done."""
+def row_of(chain: Chain, commit: str, machine: str, sizes: Sequence[int] = ()) -> Row:
+    """The row of a chain whose runs are all done; its last is evaluated at the sizes."""
     runs = [read_metrics(_text(cell)) for cell in chain.cells]
     final = next(line for line in reversed(runs[-1]) if line["event"] == "evaluate")
     curve: list[tuple[float, float]] = []
@@ -99,6 +103,7 @@ def row_of(chain: Chain, commit: str, machine: str) -> Row:
         "train_top1": train_top1(runs[-1]),
         "seconds": round(sum(seconds_of(_text(cell)) for cell in chain.cells), 1),
         "samples": sum(lines[-1]["seen"] for lines in runs),
+        **resolution.measure(chain.cells[-1], sizes),
         "curve": curve,
         "config": chain.config,
         "data": chain.data,

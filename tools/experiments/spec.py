@@ -10,7 +10,9 @@ from typing import Any
 
 Tree = dict[str, Any]
 
-KEYS = ("what", "data", "seeds", "jobs", "base", "methods")
+KEYS = ("what", "data", "seeds", "jobs", "sizes", "base", "methods")
+SIZES_PX = (16, 2048)
+"""Least and most, as input.size_px allows."""
 ENTRIES = {"train": "trainer.train", "finetune": "trainer.finetune"}
 """Modules that a stage may be run by, called as `python -m MODULE RUN.yaml`."""
 PREVIOUS = "{previous}"
@@ -62,6 +64,8 @@ class Experiment:
     seeds: tuple[int, ...]
     jobs: int
     """Runs at once."""
+    sizes: tuple[int, ...]
+    """Sides of the input, in px, at which each run is evaluated at its end; perhaps none."""
     methods: tuple[Method, ...]
 
 
@@ -103,6 +107,7 @@ def parse(content: Any, *, name: str, source: str) -> Experiment:
         variable=_variable(data.get("variable"), source),
         seeds=_seeds(top.get("seeds"), source),
         jobs=_jobs(top.get("jobs", 1), source),
+        sizes=_sizes(top.get("sizes", []), source),
         methods=tuple(_method(key, value, base, source) for key, value in methods.items()),
     )
 
@@ -146,6 +151,18 @@ def _jobs(value: Any, source: str) -> int:
     if type(value) is not int or value < 1:
         raise SpecError(f"jobs in {source} is {value!r}; it must be a whole number above 0")
     return value
+
+
+def _sizes(value: Any, source: str) -> tuple[int, ...]:
+    sizes = value if isinstance(value, list) else [None]
+    least, most = SIZES_PX
+    whole = all(type(size) is int and least <= size <= most for size in sizes)
+    if not whole or sorted(set(sizes)) != sizes:
+        raise SpecError(
+            f"sizes in {source} is {value!r}; it must be a list of whole numbers from {least} to"
+            f" {most}, ascending"
+        )
+    return tuple(sizes)
 
 
 def _method(name: str, value: Any, base: Tree, source: str) -> Method:
