@@ -69,7 +69,7 @@ def evaluate_at(
     precision, layout = fastest.choose(network, update, size_px, world.device)
     memory = torch.channels_last if layout == "nhwc" else torch.contiguous_format
     network = network.to(world.device, memory_format=memory)  # type: ignore[call-overload]
-    data = dataclasses.replace(source.config.data, loader_processes=0)
+    data = source.config.data
     cache = Path(tempfile.gettempdir()) / "shards"
     decoded = stream.Decoded(dataset, data, stream.CentreView(view), cache)
     plan = stream.EvaluationPlan(dataset.num_samples, batch, world.rank, world.size)

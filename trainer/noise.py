@@ -17,8 +17,7 @@ import json
 import logging
 import sys
 import tempfile
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -65,7 +64,7 @@ def opinions_of(sources: Sequence[Source], dataset: Dataset, world: World, batch
         total = torch.zeros(len(ids), num_classes)
         for source, network, votes in zip(sources, networks, voters, strict=True):
             pixels = normalise(part.pixels, source.config.input, world.device, "nchw")
-            with autocast("fp32", world.device):
+            with autocast(_precision(source, world), world.device):
                 scores = network(pixels).float().softmax(1).cpu()
             total += votes[ids][:, None] * scores
         mean = total / voters[:, ids].sum(0)[:, None]
@@ -77,13 +76,17 @@ def opinions_of(sources: Sequence[Source], dataset: Dataset, world: World, batch
     return Opinions(labels, own, classes, likely, seen)
 
 
-def batches(source: Source, dataset: Dataset, batch: int) -> Any:
-    """Centre views of all pictures, at the size of the first run."""
-    data = replace(source.config.data, loader_processes=0)
-    view = stream.CentreView(source.config.input)
+def batches(source: Source, dataset: Dataset, batch: int) -> Iterator[stream.Batch]:
+    """Centre views of all pictures, at the size of the run."""
+    data, view = source.config.data, stream.CentreView(source.config.input)
     cache = Path(tempfile.gettempdir()) / "shards"
     plan = stream.EvaluationPlan(dataset.num_samples, batch, 0, 1)
     return stream.batches(stream.Decoded(dataset, data, view, cache), plan, data, pin=False)
+
+
+def _precision(source: Source, world: World) -> str:
+    """The run's own on a GPU; on a CPU, which may be another than the run's, the safe one."""
+    return str(source.manifest.facts["precision"]) if world.device.type == "cuda" else "fp32"
 
 
 def _trained(source: Source, dataset: Dataset) -> NDArray[np.bool_]:
