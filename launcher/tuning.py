@@ -8,12 +8,9 @@ from typing import Literal
 
 from launcher.errors import LauncherError, NotFound, UsageError
 from launcher.request import Tuned
-from trainer.config import FinetuneConfig, LogConfig, StartConfig, TrainConfig, dump, parse
+from trainer.config import RUN_KEY, FinetuneConfig, LogConfig, StartConfig, TrainConfig, dump, parse
 from trainer.storage import BadAddress, StorageError, open_store
 from trainer.storage import NotFound as NoObject
-
-RUN_KEY = "run.yaml"
-"""Under a run's folder: the configuration that it was started with last."""
 
 LR_RATIO = 0.5
 """Of the source's peak rate, as SCC's second stage; which has no warm-up, as nothing is random."""

@@ -11,29 +11,24 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
-import logging
 import sys
-import tempfile
 import time
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from trainer.config import ConfigError, WorldConfig
 from trainer.data import stream
+from trainer.data.cache import cache_folder
 from trainer.data.shards import Dataset, open_dataset
 from trainer.entry import log_to_stderr, one_line_errors
-from trainer.learn import fastest
+from trainer.learn import fastest, pooling
 from trainer.learn.evaluation import measure
-from trainer.learn.pooling import GeM
+from trainer.learn.placement import placed
 from trainer.runs import Source, open_run
 from trainer.world import World, join
-
-logger = logging.getLogger(__name__)
-
-SPLITS = ("val", "train")
 
 
 def evaluate(source: Source, dataset: Dataset, sizes: Sequence[int], batch: int) -> dict[str, Any]:
@@ -45,8 +40,8 @@ def evaluate(source: Source, dataset: Dataset, sizes: Sequence[int], batch: int)
         )
     world = join(WorldConfig())
     network = source.network()
-    powers = [pool.p.detach() for pool in network.modules() if isinstance(pool, GeM)]
-    results = [evaluate_at(source, world, dataset, size, batch) for size in sizes]
+    powers = list(pooling.powers(network).values())
+    results = [evaluate_at(source, network, world, dataset, size, batch) for size in sizes]
     return {
         "schemaVersion": 1,
         "run": source.address,
@@ -54,29 +49,32 @@ def evaluate(source: Source, dataset: Dataset, sizes: Sequence[int], batch: int)
         "update": source.manifest.update,
         "trained_at_px": source.config.input.size_px,
         "data": dataset.address,
-        "p": float(powers[0].mean()) if powers else None,
+        "p": float(powers[0].detach().mean()) if powers else None,
         "results": results,
     }
 
 
 def evaluate_at(
-    source: Source, world: World, dataset: Dataset, size_px: int, batch: int
+    source: Source, network: nn.Module, world: World, dataset: Dataset, size_px: int, batch: int
 ) -> dict[str, Any]:
-    """The result at one input size; the crop's share of the picture stays the run's."""
+    """The result of the run's network at one input size; the crop's share of a picture stays."""
     view = dataclasses.replace(source.config.input, size_px=size_px)
     update = dataclasses.replace(source.config.update, micro_batch=batch)
-    network = source.network()
     precision, layout = fastest.choose(network, update, size_px, world.device)
-    memory = torch.channels_last if layout == "nhwc" else torch.contiguous_format
-    network = network.to(world.device, memory_format=memory)  # type: ignore[call-overload]
-    data = source.config.data
-    cache = Path(tempfile.gettempdir()) / "shards"
-    decoded = stream.Decoded(dataset, data, stream.CentreView(view), cache)
-    plan = stream.EvaluationPlan(dataset.num_samples, batch, world.rank, world.size)
+    batches = stream.evaluation_batches(
+        dataset,
+        source.config.data,
+        view,
+        batch,
+        cache_folder(),
+        rank=world.rank,
+        world=world.size,
+        pin=world.device.type == "cuda",
+    )
     began = time.monotonic()
     found = measure(
-        network,
-        stream.batches(decoded, plan, data, pin=world.device.type == "cuda"),
+        placed(network, world.device, layout),
+        batches,
         source.num_classes,
         world=world,
         input=view,
@@ -115,7 +113,7 @@ def main() -> None:
         address = named.get(given.data, given.data)
         if not address:
             raise ConfigError(f"the run {given.run} has no data.val; name the data: --data ADDRESS")
-        dataset = open_dataset(address, Path(tempfile.gettempdir()) / "shards")
+        dataset = open_dataset(address, cache_folder())
         sizes = given.sizes or [source.config.input.size_px]
         print(json.dumps(evaluate(source, dataset, sizes, given.batch)), flush=True)
     torch.distributed.destroy_process_group()

@@ -17,13 +17,12 @@ import torch
 from torch import nn
 
 from trainer import train
-from trainer.checkpoint import CheckpointError
 from trainer.config import ConfigError, FinetuneConfig, StartConfig, TrainConfig
 from trainer.data.stream import Batch
 from trainer.entry import run_entry
-from trainer.learn import engine, models, statistics
+from trainer.learn import engine, models, pooling, statistics
 from trainer.learn.pooling import GeM
-from trainer.runs import Source, open_run
+from trainer.runs import Source, open_named
 from trainer.storage import open_store
 
 logger = logging.getLogger(__name__)
@@ -65,10 +64,7 @@ class FromRun(train.Begin):
         """The run's weights where the run is fresh; says what learns in any case."""
         resting = rest(network, self.start)
         if fresh:
-            try:
-                source = open_run(self.start.address, self.start.which)
-            except CheckpointError as error:
-                raise ConfigError(f"start.address: {error}") from error
+            source = open_named("start.address", self.start.address, self.start.which)
             check_network(cfg, source)
             load_weights(network, source, self.start.head)
             logger.info("begins from update %d of %s", source.manifest.update, source.address)
@@ -106,7 +102,7 @@ def load_weights(network: nn.Module, source: Source, head: str) -> None:
     """
     own, classifier = network.state_dict(), f"{models.head_name(network)}."
     left = {name for name in own if name.startswith(classifier)}
-    powers = {f"{name}.p" for name, part in network.named_modules() if isinstance(part, GeM)}
+    powers = pooling.powers(network).keys()
     given = dict(source.weights)
     for name in powers & given.keys():  # one power for all, or their mean for one
         power = given[name] if own[name].ndim else given[name].mean()

@@ -14,10 +14,8 @@ from __future__ import annotations
 import argparse
 import io
 import json
-import logging
 import sys
-import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +23,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from trainer.checkpoint import read_state
 from trainer.config import ConfigError, WorldConfig
 from trainer.data import stream
+from trainer.data.cache import cache_folder
 from trainer.data.order import permutation
 from trainer.data.selection import load_selection
 from trainer.data.shards import Dataset, open_dataset
@@ -38,8 +36,6 @@ from trainer.noise_page import Page, write_page
 from trainer.runs import Source, open_run
 from trainer.storage import open_store
 from trainer.world import World, join
-
-logger = logging.getLogger(__name__)
 
 KEPT_CLASSES = 8
 """Likeliest classes kept of a sample: of 16 M samples they take 0.8 GB."""
@@ -59,7 +55,11 @@ def opinions_of(sources: Sequence[Source], dataset: Dataset, world: World, batch
     classes = np.zeros((len(labels), kept), np.int64)
     likely = np.zeros((len(labels), kept), np.float32)
     seen = np.zeros(len(labels), np.bool_)
-    for part in batches(sources[0], dataset, batch):
+    first = sources[0].config
+    views = stream.evaluation_batches(
+        dataset, first.data, first.input, batch, cache_folder(), rank=0, world=1, pin=False
+    )
+    for part in views:
         ids = part.ids
         total = torch.zeros(len(ids), num_classes)
         for source, network, votes in zip(sources, networks, voters, strict=True):
@@ -74,14 +74,6 @@ def opinions_of(sources: Sequence[Source], dataset: Dataset, world: World, batch
         classes[rows], likely[rows] = top.indices.numpy(), top.values.numpy()
         seen[rows] = (part.weights > 0).numpy()
     return Opinions(labels, own, classes, likely, seen)
-
-
-def batches(source: Source, dataset: Dataset, batch: int) -> Iterator[stream.Batch]:
-    """Centre views of all pictures, at the size of the run."""
-    data, view = source.config.data, stream.CentreView(source.config.input)
-    cache = Path(tempfile.gettempdir()) / "shards"
-    plan = stream.EvaluationPlan(dataset.num_samples, batch, 0, 1)
-    return stream.batches(stream.Decoded(dataset, data, view, cache), plan, data, pin=False)
 
 
 def _precision(source: Source, world: World) -> str:
@@ -101,12 +93,7 @@ def _trained(source: Source, dataset: Dataset) -> NDArray[np.bool_]:
 
 def margins_of(sources: Sequence[Source]) -> NDArray[np.float32] | None:
     """(N,) mean margins over the runs that recorded them; None where none did."""
-    found = []
-    for source in sources:
-        if source.config.log.margins:
-            state = read_state(open_store(source.address), source.manifest)
-            mean = state["margins.total"].double() / state["margins.count"]
-            found.append(mean[:-1].numpy())
+    found = [source.margins.numpy() for source in sources if source.margins is not None]
     if not found:
         return None
     kept = np.ma.masked_invalid(np.stack(found))
@@ -126,7 +113,7 @@ def report(sources: Sequence[Source], out: Path, batch: int, num_pictures: int) 
                 f"{other.address} trained on {other.config.data.train}, but {first.address} on"
                 f" {first.config.data.train}; give runs of one dataset"
             )
-    cache = Path(tempfile.gettempdir()) / "shards"
+    cache = cache_folder()
     dataset = open_dataset(first.config.data.train, cache)
     opinions = opinions_of(sources, dataset, join(WorldConfig()), batch)
     noise = judge(opinions, first.num_classes)
@@ -153,7 +140,7 @@ def report(sources: Sequence[Source], out: Path, batch: int, num_pictures: int) 
 
 def write_folds(data: str, count: int, out: str, seed: int) -> list[str]:
     """Selections of all but one of `count` parts each, as fold-NUMBER.npy; their addresses."""
-    dataset = open_dataset(data, Path(tempfile.gettempdir()) / "shards")
+    dataset = open_dataset(data, cache_folder())
     if not 2 <= count <= dataset.num_samples:
         raise ConfigError(
             f"--folds is {count}, but 2 to {dataset.num_samples} parts can be made of"

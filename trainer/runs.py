@@ -7,9 +7,17 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from trainer.checkpoint import CorruptCheckpoint, Manifest, Which, ranked, read_state
-from trainer.config import ConfigError, FinetuneConfig, TrainConfig, parse
+from trainer.checkpoint import (
+    CheckpointError,
+    CorruptCheckpoint,
+    Manifest,
+    Which,
+    ranked,
+    read_state,
+)
+from trainer.config import RUN_KEY, ConfigError, FinetuneConfig, TrainConfig, parse
 from trainer.learn import models
+from trainer.learn.margins import mean_margins
 from trainer.storage import NotFound, StorageError, open_store
 
 
@@ -22,6 +30,8 @@ class Source:
     manifest: Manifest
     weights: dict[str, Tensor]
     """The averaged parameters and buffers by the network's names, on the CPU."""
+    margins: Tensor | None
+    """(N,) mean margin of each training sample, where the run has recorded it."""
 
     @property
     def num_classes(self) -> int:
@@ -42,13 +52,13 @@ def open_run(address: str, which: Which = "best") -> Source:
     """
     store = open_store(address)
     try:
-        text = store.get("run.yaml").decode()
+        text = store.get(RUN_KEY).decode()
     except NotFound as error:
         raise ConfigError(
-            f"{address} holds no run (no run.yaml); give the checkpoint.address of one"
+            f"{address} holds no run (no {RUN_KEY}); give the checkpoint.address of one"
         ) from error
     # A fine-tuning's run says more than a training's; of the latter, that more stays empty.
-    config = parse(FinetuneConfig, text, source=f"{address}/run.yaml", complete=False)
+    config = parse(FinetuneConfig, text, source=f"{address}/{RUN_KEY}", complete=False)
     problems = []
     for manifest in ranked(store, which):
         try:
@@ -60,6 +70,14 @@ def open_run(address: str, which: Which = "best") -> Source:
     raise problems[0]
 
 
+def open_named(key: str, address: str, which: Which = "best") -> Source:
+    """The run that a key of the configuration names. Raises ConfigError, StorageError."""
+    try:
+        return open_run(address, which)
+    except CheckpointError as error:
+        raise ConfigError(f"{key}: {error}") from error
+
+
 def source_of(
     address: str, config: TrainConfig, manifest: Manifest, state: Mapping[str, Tensor]
 ) -> Source:
@@ -69,4 +87,7 @@ def source_of(
         for name, value in state.items()
         if name.startswith("ema.")
     }
-    return Source(address, config, manifest, weights)
+    margins = None
+    if config.log.margins:
+        margins = mean_margins(state["margins.total"], state["margins.count"])
+    return Source(address, config, manifest, weights, margins)

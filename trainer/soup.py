@@ -14,26 +14,22 @@ import argparse
 import dataclasses
 import hashlib
 import json
-import logging
 import sys
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from trainer.checkpoint import Keeper, ranked, read_state
-from trainer.config import ConfigError, WorldConfig, dump
+from trainer.config import RUN_KEY, ConfigError, WorldConfig, dump
+from trainer.data.cache import cache_folder
 from trainer.data.shards import open_dataset
 from trainer.entry import log_to_stderr, one_line_errors
 from trainer.evaluate import evaluate_at
 from trainer.runs import Source, open_run, source_of
 from trainer.storage import open_store
 from trainer.world import join
-
-logger = logging.getLogger(__name__)
 
 DEADLINE_S = 600.0
 
@@ -98,12 +94,14 @@ def choose(sources: Sequence[Source]) -> list[Source]:
     if not config.data.val:
         raise ConfigError(f"{sources[0].address} has no data.val, which --greedy judges by")
     world = join(WorldConfig())
-    dataset = open_dataset(config.data.val, Path(tempfile.gettempdir()) / "shards")
+    dataset = open_dataset(config.data.val, cache_folder())
+
+    network = sources[0].network()
 
     def score(weights: Weights) -> float:
-        source = dataclasses.replace(sources[0], weights=dict(weights))
-        size = config.input.size_px
-        found = evaluate_at(source, world, dataset, size, config.evaluate.batch)
+        network.load_state_dict(weights)
+        size, batch = config.input.size_px, config.evaluate.batch
+        found = evaluate_at(sources[0], network, world, dataset, size, batch)
         return float(found["top1"])
 
     alone = [score(source.weights) for source in sources]
@@ -133,7 +131,7 @@ def keep(sources: Sequence[Source], address: str) -> None:
     )
     keeper.claim()
     keeper.fence(None)
-    store.put("run.yaml", text.encode())
+    store.put(RUN_KEY, text.encode())
     soup = [f"{source.address}/{source.manifest.key}" for source in sources]
     keeper.save(
         flat,

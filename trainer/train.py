@@ -12,7 +12,6 @@ import dataclasses
 import hashlib
 import json
 import logging
-import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -26,8 +25,9 @@ from numpy.typing import NDArray
 from torch import nn
 
 from trainer.checkpoint import CheckpointError, Keeper, Manifest, StateMismatch, read_state
-from trainer.config import ConfigError, TrainConfig, dump
+from trainer.config import RUN_KEY, ConfigError, TrainConfig, dump
 from trainer.data import order, stream
+from trainer.data.cache import cache_folder
 from trainer.data.selection import load_selection, load_weights
 from trainer.data.shards import Dataset, open_dataset
 from trainer.entry import end_process, run_entry
@@ -38,7 +38,7 @@ from trainer.learn.schedule import learning_rate
 from trainer.learn.teachers import Teacher
 from trainer.metrics import Lines
 from trainer.report import Report
-from trainer.runs import open_run
+from trainer.runs import open_named
 from trainer.storage import open_store
 from trainer.world import Watchdog, World, join
 
@@ -132,7 +132,7 @@ class Data:
 
 def open_data(cfg: TrainConfig) -> Data:
     """Opens the datasets. Raises DatasetError or ConfigError naming what does not fit."""
-    cache_dir = Path(cfg.data.cache_dir or f"{tempfile.gettempdir()}/shards")
+    cache_dir = cache_folder(cfg.data.cache_dir)
     dataset = open_dataset(cfg.data.train, cache_dir)
     val = open_dataset(cfg.data.val, cache_dir) if cfg.data.val else None
     num_classes = cfg.model.num_classes or dataset.num_classes
@@ -200,7 +200,7 @@ def claim(cfg: TrainConfig, world: World, data: Data) -> Start:
         generation = keeper.claim()
         parent = keeper.choose()
         keeper.fence(parent)
-        store.put("run.yaml", text.encode())
+        store.put(RUN_KEY, text.encode())
         lines = Lines(store, generation)
         message = f"{generation}\n".encode() + (parent.dump() if parent else b"")
     number, _, manifest = world.broadcast(message).partition(b"\n")
@@ -259,10 +259,7 @@ def frozen_teacher(cfg: TrainConfig, world: World, layout: str, num_classes: int
             "loss.self_label.teacher is checkpoint, but loss.self_label.teacher_from is empty; give"
             " the address of a run that has converged, or another teacher: ema, self"
         )
-    try:
-        source = open_run(told.teacher_from)
-    except CheckpointError as error:
-        raise ConfigError(f"loss.self_label.teacher_from: {error}") from error
+    source = open_named("loss.self_label.teacher_from", told.teacher_from)
     if source.num_classes != num_classes:
         raise ConfigError(
             f"loss.self_label.teacher_from {told.teacher_from} has {source.num_classes} classes,"
@@ -327,10 +324,17 @@ def evaluate(
     """Validates the averaged weights, tells the result and returns its top-1 accuracy."""
     assert data.val is not None
     began = time.monotonic()
-    decoded = stream.Decoded(data.val, cfg.data, stream.CentreView(cfg.input), data.cache_dir)
-    plan = stream.EvaluationPlan(data.val.num_samples, cfg.evaluate.batch, world.rank, world.size)
-    pin = world.device.type == "cuda"
-    batches = checked(stream.batches(decoded, plan, cfg.data, pin=pin), report, watchdog)
+    batches = stream.evaluation_batches(
+        data.val,
+        cfg.data,
+        cfg.input,
+        cfg.evaluate.batch,
+        data.cache_dir,
+        rank=world.rank,
+        world=world.size,
+        pin=world.device.type == "cuda",
+    )
+    batches = checked(batches, report, watchdog)
     result = evaluation.evaluate(state, batches, data.num_classes)
     report.evaluated(state, result, time.monotonic() - began)
     return result.top1

@@ -64,12 +64,17 @@ def render(rows: Sequence[Row]) -> str:
 
 def machine() -> str:
     """The processor, its cores, and the commit that was measured."""
+    return f"{processor()}; commit {commit()}"
+
+
+def processor() -> str:
+    """The processor and its cores."""
     names = (
         line.partition(":")[2].strip()
         for line in Path("/proc/cpuinfo").read_text().splitlines()
         if line.startswith("model name")
     )
-    return f"{next(names, platform.machine())}, {os.cpu_count()} cores; commit {commit()}"
+    return f"{next(names, platform.machine())}, {os.cpu_count()} cores"
 
 
 def commit() -> str:

@@ -14,6 +14,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from tests.benchmarks.table import processor
 from tests.ending import end_on_sigterm
 from tools.experiments import cells, dataset, picture, places, report, results, runner, spec
 from tools.experiments.children import say
@@ -82,7 +83,7 @@ def run(experiment: Experiment, files: Files, options: argparse.Namespace) -> in
         ]
         at_once = options.jobs or experiment.jobs
         say(f"{len(missing)} of {len(asked)} runs to do, {at_once} at once; state in {state}")
-        commit, machine = results.commit(), results.machine()
+        commit, machine = results.commit(), processor()
 
         def finished(chain: cells.Chain) -> None:
             row = results.row_of(chain, commit, machine, sizes)

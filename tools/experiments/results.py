@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import platform
 import subprocess
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
@@ -143,16 +142,6 @@ def _text(cell: Cell) -> str:
         return (cell.run / METRICS_KEY).read_text(encoding="utf-8")
     except FileNotFoundError:
         return ""
-
-
-def machine() -> str:
-    """The processor and its cores."""
-    names = (
-        line.partition(":")[2].strip()
-        for line in Path("/proc/cpuinfo").read_text().splitlines()
-        if line.startswith("model name")
-    )
-    return f"{next(names, platform.machine())}, {os.cpu_count()} cores"
 
 
 def commit() -> str:

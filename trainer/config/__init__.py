@@ -8,6 +8,7 @@ from trainer.config.fields import section, setting
 from trainer.config.finetune import FinetuneConfig, StartConfig
 from trainer.config.loading import (
     RUN_CONFIG,
+    RUN_KEY,
     ConfigError,
     allowed,
     describe,
@@ -43,6 +44,7 @@ from trainer.config.update import OptimConfig, UpdateConfig
 
 __all__ = [
     "RUN_CONFIG",
+    "RUN_KEY",
     "AugmentConfig",
     "BalanceConfig",
     "BootstrapConfig",

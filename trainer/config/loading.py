@@ -14,6 +14,10 @@ RUN_CONFIG = "RUN_CONFIG"
 """Environment variable that carries the resolved run into a pod, as YAML."""
 
 
+RUN_KEY = "run.yaml"
+"""Under a run's folder: the configuration that it was started with last."""
+
+
 class ConfigError(ValueError):
     """A configuration is wrong: one line naming file, key, value and what is allowed."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 import zlib
 from collections import OrderedDict
 from concurrent.futures import ThreadPoolExecutor
@@ -111,6 +112,11 @@ class Reader:
             self._ahead.shutdown(cancel_futures=True)
         while self._opened:
             os.close(self._opened.popitem()[1])
+
+
+def cache_folder(configured: str = "") -> Path:
+    """The node's folder for what is fetched: data.cache_dir, or where that is empty a usual one."""
+    return Path(configured or f"{tempfile.gettempdir()}/shards")
 
 
 def room_bytes(dataset: Dataset, lanes: int, window: int) -> int:

@@ -275,6 +275,23 @@ def batches(
         yield batch
 
 
+def evaluation_batches(
+    dataset: Shards,
+    data: DataConfig,
+    input: InputConfig,
+    batch: int,
+    cache_dir: Path,
+    *,
+    rank: int,
+    world: int,
+    pin: bool,
+) -> Iterator[Batch]:
+    """The centre views of a whole dataset, each on one of `world` ranks; these are `rank`'s."""
+    decoded = Decoded(dataset, data, CentreView(input), cache_dir)
+    plan = EvaluationPlan(dataset.num_samples, batch, rank, world)
+    return batches(decoded, plan, data, pin=pin)
+
+
 def steps_of(source: Iterator[Batch]) -> Iterator[tuple[Step, Iterator[Batch]]]:
     """Each step with its batches; they must be taken before the next step is."""
     for first in source:

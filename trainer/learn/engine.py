@@ -24,6 +24,7 @@ from trainer.data.stream import Batch, Step
 from trainer.learn.losses import Examples, Loss, Mix, draw_mix, one_hot, precise
 from trainer.learn.margins import Margins
 from trainer.learn.optimizer import Mover
+from trainer.learn.placement import memory_format, placed
 from trainer.learn.recompute import recompute
 from trainer.learn.schedule import ema_decay
 from trainer.learn.teachers import Teacher
@@ -150,8 +151,7 @@ def build(
     """
     if update.grad_checkpointing == "always":
         recompute(network)
-    memory = torch.channels_last if layout == "nhwc" else torch.contiguous_format
-    network = network.to(world.device, memory_format=memory)  # type: ignore[call-overload]
+    network = placed(network, world.device, layout)
     parallel = DistributedDataParallel(
         network,
         device_ids=[world.device] if world.device.type == "cuda" else None,
@@ -195,8 +195,8 @@ def normalise(pixels: Tensor, config: InputConfig, device: torch.device, layout:
 
     pixels: (b, 3, H, W) uint8. Returns the same shape in float32.
     """
-    memory = torch.channels_last if layout == "nhwc" else torch.contiguous_format
-    moved = pixels.to(device, non_blocking=True).to(torch.float32, memory_format=memory)
+    moved = pixels.to(device, non_blocking=True)
+    moved = moved.to(torch.float32, memory_format=memory_format(layout))
     mean = torch.tensor(config.mean).to(device, non_blocking=True).view(1, 3, 1, 1) * 255
     std = torch.tensor(config.std).to(device, non_blocking=True).view(1, 3, 1, 1) * 255
     return moved.sub_(mean).div_(std)

@@ -16,6 +16,7 @@ from torch import nn
 
 from trainer.config import UpdateConfig
 from trainer.learn.engine import autocast
+from trainer.learn.placement import memory_format, placed
 
 logger = logging.getLogger(__name__)
 
@@ -60,11 +61,10 @@ def step_s(
 
     Works on a copy and draws from a generator of its own, so the run is as if nothing was timed.
     """
-    memory = torch.channels_last if layout == "nhwc" else torch.contiguous_format
-    trial = copy.deepcopy(network).to(device, memory_format=memory).train()  # type: ignore[call-overload]
+    trial = placed(copy.deepcopy(network), device, layout).train()
     pixels = torch.zeros(micro_batch, 3, size_px, size_px, device=device)
     pixels = pixels.normal_(generator=torch.Generator(device).manual_seed(0)).to(
-        memory_format=memory
+        memory_format=memory_format(layout)
     )
     best = float("inf")
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):

@@ -11,7 +11,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from trainer.learn.losses import Examples, Group, precise
+from trainer.learn.losses import Examples, Group, precise, rows_of
 
 
 def margins(logits: Tensor, labels: Tensor) -> Tensor:
@@ -39,8 +39,7 @@ class Margins(nn.Module):
     @torch.no_grad()
     def collect(self, logits: Tensor, examples: Examples) -> None:
         """Takes in a micro-batch."""
-        ids = torch.where(examples.counted > 0, examples.ids, -1)
-        self._pending.append((ids, margins(logits, examples.labels).float()))
+        self._pending.append((examples.counted_ids(), margins(logits, examples.labels).float()))
 
     def settle(self, group: Group, keep: Tensor) -> None:
         """Ends a step: its samples of all ranks; none where keep (a scalar) is 0."""
@@ -49,7 +48,7 @@ class Margins(nn.Module):
         self._pending = []
         ids = group.gather(torch.where(keep > 0, ids, -1), -1)
         found = group.gather(found, 0)
-        rows = torch.where(ids < 0, len(self.total) - 1, ids)
+        rows = rows_of(ids, len(self.total))
         self.total[rows] += found  # ids differ within a step, but for padding
         self.count[rows] += 1
         self.total[-1] = 0
@@ -57,4 +56,9 @@ class Margins(nn.Module):
 
     def means(self) -> Tensor:
         """(N,) mean margins; not a number for samples that were not trained on."""
-        return (self.total / self.count)[:-1]
+        return mean_margins(self.total, self.count)
+
+
+def mean_margins(total: Tensor, count: Tensor) -> Tensor:
+    """(N,) means of what `Margins` keeps: its buffers, (N + 1,) each."""
+    return (total / count)[:-1]

@@ -20,6 +20,7 @@ from torch import nn
 from trainer.config import ConfigError, UpdateConfig
 from trainer.learn import fastest
 from trainer.learn.engine import autocast
+from trainer.learn.placement import memory_format, placed
 from trainer.learn.recompute import blocks, recompute
 from trainer.world import World
 
@@ -201,11 +202,10 @@ def _step(
     device: torch.device,
     recomputed: bool,
 ) -> None:
-    memory = torch.channels_last if config.layout == "nhwc" else torch.contiguous_format
     copied = copy.deepcopy(network)
     if recomputed:
         recompute(copied)
-    copied = copied.to(device, memory_format=memory).train()  # type: ignore[call-overload]
+    copied = placed(copied, device, config.layout).train()
     weights_bytes = sum(value.nbytes for value in copied.state_dict().values())
     spare_bytes = COPIES * weights_bytes
     if device.type == "cuda":
@@ -213,7 +213,7 @@ def _step(
         spare_bytes += int(RESERVE_RATIO * total_bytes)
     spare = torch.empty(spare_bytes, dtype=torch.uint8, device=device)
     pixels = torch.zeros(micro_batch, 3, size_px, size_px, device=device)
-    pixels = pixels.to(memory_format=memory)
+    pixels = pixels.to(memory_format=memory_format(config.layout))
     with autocast(config.precision, device):
         loss = copied(pixels).float().square().mean()
     loss.backward()

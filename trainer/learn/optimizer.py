@@ -12,8 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from trainer.config import OptimConfig
-from trainer.learn import models
-from trainer.learn.pooling import GeM
+from trainer.learn import models, pooling
 
 MEMORY = {
     "sgd": {"momentum": "momentum_buffer"},
@@ -98,7 +97,7 @@ def parameter_groups(network: nn.Module, config: OptimConfig) -> list[dict[str, 
     Biases and norms (one dimension or none) do not decay. GeM's p does not either, and has a rate
     of its own. layer_decay below 1 slows each stage against the one above it.
     """
-    powers = {id(part.p) for part in network.modules() if isinstance(part, GeM)}
+    powers = pooling.powers(network)
     depth = _depths(network) if config.layer_decay != 1 else {}
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for name, parameter in network.named_parameters():
@@ -106,7 +105,7 @@ def parameter_groups(network: nn.Module, config: OptimConfig) -> list[dict[str, 
             continue
         decay = config.weight_decay if parameter.ndim > 1 else 0.0
         scale = config.layer_decay ** depth.get(name, 0)
-        if id(parameter) in powers:
+        if name in powers:
             decay, scale = 0.0, config.pool_lr_ratio
         groups.setdefault((decay, scale), []).append(parameter)
     return [

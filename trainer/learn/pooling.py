@@ -80,6 +80,12 @@ class GeM(nn.Module):
         return f"p={tuple(self.p.shape)}, flat={self.flat}"
 
 
+def powers(network: nn.Module) -> dict[str, nn.Parameter]:
+    """The powers of a network's GeM, by their names among its parameters; most have one or none."""
+    pools = ((name, part) for name, part in network.named_modules() if isinstance(part, GeM))
+    return {f"{name}.p": pool.p for name, pool in pools}
+
+
 def replace_pooling(network: nn.Module, kind: Kind, p: float) -> None:
     """Puts GeM in place of a timm network's global average pooling.
 

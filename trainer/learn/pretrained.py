@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from trainer.checkpoint import read_tensors
 from trainer.config import ConfigError
-from trainer.learn.pooling import GeM
+from trainer.learn import pooling
 from trainer.storage import StorageError, open_store, split
 
 logger = logging.getLogger(__name__)
@@ -125,6 +125,5 @@ def _classifier(network: nn.Module, own: Mapping[str, Tensor]) -> set[str]:
 
 
 def _optional(network: nn.Module) -> set[str]:
-    powers = {f"{name}.p" for name, module in network.named_modules() if isinstance(module, GeM)}
     counts = {name for name in network.state_dict() if name.endswith("num_batches_tracked")}
-    return powers | counts
+    return {*pooling.powers(network), *counts}

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from trainer.config import InputConfig
+from trainer.learn.placement import placed
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,4 @@ class Teacher:
         cls, network: nn.Module, device: torch.device, layout: str, like: InputConfig
     ) -> Teacher:
         """One whose weights stay as they are."""
-        memory = torch.channels_last if layout == "nhwc" else torch.contiguous_format
-        moved = network.to(device, memory_format=memory)  # type: ignore[call-overload]
-        return cls(moved.eval().requires_grad_(False), like)
+        return cls(placed(network, device, layout).eval().requires_grad_(False), like)

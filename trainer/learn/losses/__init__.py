@@ -9,7 +9,7 @@ from torch import Tensor
 
 from trainer.config import LossConfig
 from trainer.learn.losses.balance import Balanced
-from trainer.learn.losses.base import Examples, Group, Loss, one_hot, precise
+from trainer.learn.losses.base import Examples, Group, Loss, one_hot, precise, rows_of
 from trainer.learn.losses.binary import BinaryCrossEntropy, binary_cross_entropy
 from trainer.learn.losses.bootstrap import Bootstrap
 from trainer.learn.losses.cross_entropy import CrossEntropy, cross_entropy
@@ -34,6 +34,7 @@ __all__ = [
     "draw_mix",
     "one_hot",
     "precise",
+    "rows_of",
 ]
 
 

@@ -59,6 +59,10 @@ class Examples:
         """(b, K) the targets of the mixed pictures."""
         return self.mix(self.targets)
 
+    def counted_ids(self) -> Tensor:
+        """(b,) the ids, -1 for all that does not count."""
+        return torch.where(self.counted > 0, self.ids, -1)
+
     def with_teacher(self, logits: Tensor | None) -> Examples:
         """The same with other logits of the teacher."""
         return replace(self, teacher=logits)
@@ -98,6 +102,11 @@ class Loss(nn.Module):
     def alarm(self, figures: dict[str, float]) -> str:
         """What is wrong by the figures read, and what to do; empty where nothing is."""
         return ""
+
+
+def rows_of(ids: Tensor, num_rows: int) -> Tensor:
+    """The rows of ids in a table whose last row is for padding, which has the id -1."""
+    return torch.where(ids < 0, num_rows - 1, ids)
 
 
 def precise(values: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from trainer.config import ElrConfig
-from trainer.learn.losses.base import Examples, Group, Loss, precise
+from trainer.learn.losses.base import Examples, Group, Loss, precise, rows_of
 from trainer.learn.losses.cross_entropy import cross_entropy
 
 
@@ -37,21 +37,18 @@ class Memory:
 
     def read(self, ids: Tensor, num_classes: int) -> Tensor:
         """(b, K) float32 averages of these samples, 0 where nothing is kept."""
-        rows = self._rows(ids)
+        rows = rows_of(ids, len(self.classes))
         dense = torch.zeros(len(ids), num_classes, device=ids.device)
         # Empty entries are class 0 with value 0, so they add nothing.
         return dense.scatter_add_(1, self.classes[rows].long(), self.values[rows].float())
 
     def write(self, ids: Tensor, classes: Tensor, values: Tensor) -> None:
         """Replaces rows; of an id twice one wins, so ids differ but for padding."""
-        rows = self._rows(ids)
+        rows = rows_of(ids, len(self.classes))
         self.classes[rows] = classes
         self.values[rows] = values
         self.values[-1] = 0  # of several paddings any could have won
         self.classes[-1] = 0
-
-    def _rows(self, ids: Tensor) -> Tensor:
-        return torch.where(ids < 0, len(self.classes) - 1, ids)
 
 
 class EarlyLearning(Loss):
@@ -80,8 +77,7 @@ class EarlyLearning(Loss):
             memory = Memory(self.classes, self.values).read(examples.ids, logits.shape[1])
             now = bound / bound.sum(1, keepdim=True)
             memory = self.config.beta * memory + (1 - self.config.beta) * now
-            ids = torch.where(examples.counted > 0, examples.ids, -1)
-            self._pending.append((ids, memory))
+            self._pending.append((examples.counted_ids(), memory))
         regularised = elr(bound, examples.mix(memory))
         plain = cross_entropy(logits, examples.mixed_targets())
         return plain + self.config.strength * regularised
