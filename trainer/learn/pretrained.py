@@ -21,8 +21,8 @@ logger = logging.getLogger(__name__)
 WRAPPERS = ("module.", "_orig_mod.")
 """What DistributedDataParallel and torch.compile put before every name."""
 
-CHECKPOINT = ("ema.", "model.", "momentum.")
-"""What our checkpoints put before theirs; the averaged weights are preferred."""
+CHECKPOINT = ("ema.", "model.", "momentum.", "mean.", "square.", "steps.", "loss.", "margins.")
+"""What our checkpoints put before all they keep; the averaged weights are preferred."""
 
 NAMED = 5
 """So many tensors are named in an error, the others counted."""

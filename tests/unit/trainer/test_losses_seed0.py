@@ -16,6 +16,7 @@ import torch.distributed as dist
 
 from tests.unit.trainer.tiny import ONE_THREAD, TinyRun
 from trainer.learn.margins import margins
+from trainer.learn.pretrained import CHECKPOINT
 from trainer.world import World, join
 
 PINNED = Path(__file__).with_name("losses_seed0.json")
@@ -88,6 +89,8 @@ def test_a_resume_amid_the_run_is_exact_to_the_bit(world: World, tmp_path: Path,
     kept = {key: value.clone() for key, value in first.state.tensors().items()}
     memory = ("loss.", "momentum.", "square.", "margins.total")
     assert any(key.startswith(memory) and value.abs().sum() > 0 for key, value in kept.items())
+    # A file of all that is kept must still be known as a checkpoint of ours.
+    assert all(key.startswith(CHECKPOINT) for key in kept)
     second = TinyRun(world, tmp_path, RUNS[name])
     second.state.load(kept, updates=first.state.updates, seen=first.state.seen)
     assert list(second.updates(UPDATES - 11)) == expected[11:]

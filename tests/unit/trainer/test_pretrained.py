@@ -59,6 +59,7 @@ def test_of_our_own_checkpoint_the_average_is_taken(tmp_path: Path) -> None:
     state = {f"model.{k}": v for k, v in plain.items()}
     state |= {f"ema.{k}": v for k, v in average.items()}
     state |= {f"momentum.{k}": torch.zeros_like(v) for k, v in network(0).named_parameters()}
+    state |= {"loss.counts": torch.zeros(30), "margins.total": torch.zeros(9)}
     into = network(3)
     pretrained.load(into, kept(tmp_path / "state.safetensors", state))
     assert equal(into.state_dict(), average)
