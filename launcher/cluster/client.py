@@ -208,15 +208,18 @@ class Api:
         *,
         namespace: str = "",
         uid: str = "",
+        version: str = "",
         grace_s: int | None = None,
     ) -> None:
         """Deletes an object and, behind the scenes, what it owns. Absent already is fine.
 
-        uid: only this very object. Raises Conflict where another has the name by now.
+        uid: only this very object; version: only as it was at this resourceVersion. Raises Conflict
+        where another has the name, or it has changed, by now.
         """
         body: dict[str, Any] = {"propagationPolicy": "Background"}
-        if uid:
-            body["preconditions"] = {"uid": uid}
+        only = {"uid": uid, "resourceVersion": version}
+        if uid or version:
+            body["preconditions"] = {key: value for key, value in only.items() if value}
         if grace_s is not None:
             body["gracePeriodSeconds"] = grace_s
         where = namespace or self.namespace

@@ -23,13 +23,14 @@ from launcher.cluster.fields import labels_of
 from launcher.cluster.kinds import JOB, PYTORCHJOB, Kind, Object, kind_of
 from launcher.cluster.state import read_status
 from launcher.cluster.trainjobs import seen
-from launcher.errors import Conflict, LauncherError, Rejected, TimedOut
+from launcher.errors import Conflict, LauncherError, NotFound, Rejected, TimedOut
 from launcher.spec import BUDGET_LABEL, JOB_LABEL, QUEUE_LABEL
 from launcher.status import ENDED, JobStatus
 
 GONE_TIMEOUT_S = 60.0
 """The API server removes ended objects at once; finalizers of others may hold them."""
 POLL_S = 0.2
+TRIES = 20
 _JOBS = ("PyTorchJob", "TrainJob")
 
 
@@ -45,19 +46,18 @@ def submit(api: Api, objects: Sequence[Object], say: Callable[[str], None] = pri
     sizes = _look_at_budget(api, kind, job, say)
     _make_room(api, kind, job, others, say)
     submission = uuid.uuid4().hex
-    job["metadata"].setdefault("annotations", {})[marks.SUBMISSION] = submission
     is_queued = QUEUE_LABEL in job["metadata"].get("labels", {})
     if not is_queued:
         _suspend_field(job)["suspend"] = True
     before = [thing for thing in others if kind_of(thing).name == "TrainingRuntime"]
-    for thing in before:  # a TrainJob is refused without it
-        api.apply(thing)
+    for thing in (*before, job):
+        thing["metadata"].setdefault("annotations", {})[marks.SUBMISSION] = submission
     try:
+        for thing in before:  # a TrainJob is refused without it
+            api.create(thing)
         created = api.create(job)
     except Conflict as error:
-        raise Conflict(
-            f"job {name!r} was submitted by somebody else at the same moment; choose another name"
-        ) from error
+        raise _at_once(name) from error
     applicant = Applicant.of(created, kind, sizes)
     try:
         workers = admission.hold(api, applicant, _unheard) if applicant and sizes else None
@@ -179,7 +179,7 @@ def _let_go(api: Api, kind: Kind, job: Object, submission: str, workers: int | N
         change.append({"op": "replace", "path": replicas, "value": workers})
     try:
         return api.patch(kind, name, change, namespace=job["metadata"]["namespace"])
-    except Rejected as error:
+    except (NotFound, Rejected) as error:
         raise Conflict(f"job {name!r} was replaced by another submit meanwhile: {error}") from error
 
 
@@ -188,31 +188,77 @@ def _make_room(
 ) -> None:
     """Removes an ended or suspended job of the same name; its checkpoints are elsewhere."""
     name, namespace = job["metadata"]["name"], job["metadata"]["namespace"]
-    found = api.find(kind, name, namespace)
+    found = _take_away(api, kind, name, namespace, say)
+    for thing in others:
+        _remove_left(api, kind, name, thing)
     if found is not None:
+        wait_gone(api, kind, found)
+
+
+def _take_away(
+    api: Api, kind: Kind, name: str, namespace: str, say: Callable[[str], None]
+) -> Object | None:
+    """Begins to delete a job of the name that is ended or suspended, while it is; gives it."""
+    for _ in range(TRIES):
+        found = api.find(kind, name, namespace)
+        if found is None:
+            return None
         state = read_status(seen(found, kind), None, datetime.now(UTC)).state
         if state not in (*ENDED, "Suspended"):
             raise Conflict(
                 f"job {name!r} exists in namespace {namespace} and is {state}; choose another "
                 f"name, or end it with: launcher cancel {name}"
             )
+        uid, version = (found["metadata"][key] for key in ("uid", "resourceVersion"))
+        try:
+            api.delete(kind, name, namespace=namespace, uid=uid, version=version)
+        except Conflict:
+            continue  # let go meanwhile, perhaps
         say(f"{name} was {state}; it is submitted anew and goes on from its checkpoint")
-        api.delete(kind, name, namespace=namespace, uid=found["metadata"]["uid"])
-    for thing in others:
-        metadata, other = thing["metadata"], kind_of(thing)
-        left = api.find(other, metadata["name"], namespace)
-        if left is None:
-            continue
-        if labels_of(left).get(JOB_LABEL) != name:
-            raise Conflict(
-                f"{other.name} {metadata['name']!r} exists in namespace {namespace} and is no "
-                "part of a job of this name; choose another name"
-            )
-        if found is not None or other is JOB:
-            api.delete(other, metadata["name"], namespace=namespace)
-            wait_gone(api, other, left)
-    if found is not None:
-        wait_gone(api, kind, found)
+        return found
+    raise _at_once(name)
+
+
+def _remove_left(api: Api, kind: Kind, name: str, thing: Object) -> None:
+    """Removes what an earlier job of the name has left of this object, never a live one's."""
+    metadata, part = thing["metadata"], kind_of(thing)
+    namespace = metadata["namespace"]
+    left = api.find(part, metadata["name"], namespace)
+    if left is None:
+        return
+    if labels_of(left).get(JOB_LABEL) != name:
+        raise Conflict(
+            f"{part.name} {metadata['name']!r} exists in namespace {namespace} and is no "
+            "part of a job of this name; choose another name"
+        )
+    owners = {owner["uid"] for owner in left["metadata"].get("ownerReferences", ())}
+    # Asked after its part: whoever submits makes the job first.
+    owner = api.find(kind, name, namespace)
+    if owner is not None and owner["metadata"]["uid"] in owners and not _ends(owner):
+        raise _at_once(name)
+    # A Job's status goes on changing while it is cleared away; a runtime changes by submits alone.
+    version = "" if part is JOB else left["metadata"]["resourceVersion"]
+    try:
+        api.delete(
+            part,
+            metadata["name"],
+            namespace=namespace,
+            uid=left["metadata"]["uid"],
+            version=version,
+        )
+    except Conflict as error:
+        raise _at_once(name) from error
+    wait_gone(api, part, left)
+
+
+def _ends(thing: Object) -> bool:
+    return "deletionTimestamp" in thing["metadata"]
+
+
+def _at_once(name: str) -> Conflict:
+    return Conflict(
+        f"job {name!r} was submitted by somebody else at the same moment; choose another name"
+    )
 
 
 def wait_gone(api: Api, kind: Kind, thing: Object, timeout_s: float = GONE_TIMEOUT_S) -> None:

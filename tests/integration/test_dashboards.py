@@ -241,7 +241,8 @@ def test_a_real_trainer_told_most_of_the_first_dashboard(
     found = prometheus.instant('count by (__name__) ({job="trainer"})', span.end)
     names = {series["metric"]["__name__"] for series in found}
     told = {name for name in TABLE if name in names or f"{name}_bucket" in names}
-    assert set(TABLE) - told == {"trainer_gpu_memory_bytes"}, "it has no GPU"
+    self_label = {"trainer_label_agreement_ratio", "trainer_prediction_spread_ratio"}
+    assert set(TABLE) - told == {"trainer_gpu_memory_bytes", *self_label}, "no GPU, another loss"
     (recovery,) = prometheus.instant("trainer_recovery_seconds", span.end)
     assert 0 < float(recovery["value"][1]) < 120
 

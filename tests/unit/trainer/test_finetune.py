@@ -44,7 +44,9 @@ def source(network: nn.Module, config: ModelConfig, num_classes: int = 3) -> Sou
         objects=(),
         created_at=0.0,
     )
-    return Source("file:///r", TrainConfig(model=config), manifest, dict(network.state_dict()))
+    return Source(
+        "file:///r", TrainConfig(model=config), manifest, dict(network.state_dict()), None
+    )
 
 
 def tiny(pool: str = "default", p: float = 1.0, num_classes: int = 3) -> tuple[nn.Module, Source]:

@@ -197,7 +197,7 @@ LEARNING = Row(
             "Of the last update.",
             "none",
             (Query(of_job("trainer_learning_rate"), "{{training_job}}"),),
-            width=6,
+            width=4,
         ),
         Panel(
             "Gradient norm and skipped updates",
@@ -210,7 +210,22 @@ LEARNING = Row(
                     "{{training_job}} skipped",
                 ),
             ),
-            width=6,
+            width=4,
+        ),
+        Panel(
+            "Self-label",
+            (
+                "What the teacher gives the labels on average, and how many of the classes it "
+                "predicts: a fall of the second tells that it collapses."
+            ),
+            "percentunit",
+            (
+                Query(of_job("trainer_label_agreement_ratio"), "{{training_job}} agreement"),
+                Query(of_job("trainer_prediction_spread_ratio"), "{{training_job}} spread"),
+            ),
+            width=4,
+            least=0,
+            empty="no run with the self-label loss",
         ),
     ),
 )
