@@ -28,7 +28,7 @@ from trainer.checkpoint import CheckpointError, Keeper, Manifest, StateMismatch,
 from trainer.config import RUN_KEY, ConfigError, TrainConfig, dump
 from trainer.data import order, stream
 from trainer.data.cache import cache_folder
-from trainer.data.selection import load_selection, load_weights
+from trainer.data.selection import load_sampling, load_selection, load_weights
 from trainer.data.shards import Dataset, open_dataset
 from trainer.entry import end_process, run_entry
 from trainer.exits import TERMINATED, tell_reason
@@ -121,6 +121,8 @@ class Data:
     labels: losses.Labels
     ids: NDArray[np.int64] | None
     weights: NDArray[np.float32] | None
+    sampling: NDArray[np.float32] | None
+    """Of each of the ids."""
     num_samples: int
     """Samples of an epoch."""
     goal: int
@@ -144,6 +146,7 @@ def open_data(cfg: TrainConfig) -> Data:
             )
     ids, selection = load_selection(cfg.data.selection, dataset.num_samples)
     weights, weights_digest = load_weights(cfg.data.weights, dataset.num_samples)
+    sampling, sampling_digest = load_sampling(cfg.data.sampling, dataset.num_samples, ids)
     num_samples = dataset.num_samples if ids is None else len(ids)
     goal = max(1, round(cfg.epochs * num_samples))
     found = dataset.index()["label"] if ids is None else dataset.index()["label"][ids]
@@ -157,6 +160,8 @@ def open_data(cfg: TrainConfig) -> Data:
         "lanes": cfg.data.lanes,
         "window": cfg.data.window,
     }
+    if sampling is not None:  # checkpoints of before it was there have no such key
+        identity["sampling"] = sampling_digest
     return Data(
         dataset,
         val,
@@ -164,6 +169,7 @@ def open_data(cfg: TrainConfig) -> Data:
         losses.Labels(counts, dataset.num_samples, num_samples, goal),
         ids,
         weights,
+        sampling,
         num_samples,
         goal,
         identity,
@@ -286,9 +292,13 @@ def training_batches(
     shards = data.train.index()["shard"]
 
     def build(epoch: int) -> order.Order:
+        ids = data.ids
+        if data.sampling is not None:
+            every = np.arange(data.num_samples) if ids is None else ids
+            ids = order.resample(every, data.sampling, seed=cfg.seed, epoch=epoch)
         return order.build(
             shards,
-            data.ids,
+            ids,
             lanes=cfg.data.lanes,
             window=cfg.data.window,
             seed=cfg.seed,

@@ -47,6 +47,12 @@ class DataConfig:
         "address of a .npy of float32 loss weights by id; empty: all 1",
         "the full set is the baseline",
     )
+    sampling: str = setting(
+        "",
+        "address of a .npy of float32 weights by id, in proportion to which samples are seen in an"
+        " epoch; empty: each once",
+        "the full set is the baseline",
+    )
     cache_dir: str = setting(
         "", "folder for fetched shards; empty: $TMPDIR/shards", "node-local scratch"
     )

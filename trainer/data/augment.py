@@ -1,6 +1,6 @@
 """One picture to the network's input size: random for training, fixed for evaluation.
 
-A training view is a function of (seed, epoch, id) alone, so it is the same for any number of
+A training view is a function of (seed, epoch, id, turn) alone, so it is the same for any number of
 ranks and loader processes. Pixels stay uint8; the device normalises them.
 """
 
@@ -30,13 +30,21 @@ def generator(*what: str | int) -> random.Random:
 
 
 def training_view(
-    image: Tensor, config: InputConfig, more: AugmentConfig, *, seed: int, epoch: int, sample: int
+    image: Tensor,
+    config: InputConfig,
+    more: AugmentConfig,
+    *,
+    seed: int,
+    epoch: int,
+    sample: int,
+    turn: int = 0,
 ) -> Tensor:
     """A random crop, resized, perhaps mirrored, and changed as `more` says.
 
-    image: (3, H, W) uint8. Returns (3, S, S) uint8 with S = side_px(config, epoch).
+    image: (3, H, W) uint8; turn: how often the sample has occurred before in the epoch.
+    Returns (3, S, S) uint8 with S = side_px(config, epoch).
     """
-    draw = generator("augment", seed, epoch, sample)
+    draw = generator("augment", seed, epoch, sample, *([turn] if turn else []))
     top, left, height, width = crop_box(image.shape[-2], image.shape[-1], config.scale_least, draw)
     crop = image[:, top : top + height, left : left + width]
     side = side_px(config, epoch)

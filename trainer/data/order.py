@@ -48,6 +48,8 @@ class Order:
     """(N,) the lanes one after the other."""
     starts: Ids
     """(C + 1,) where each lane begins in `ids`."""
+    turns: Ids | None = None
+    """(N,) how often each of `ids` has stood before it; None where each occurs once."""
 
     @property
     def num_samples(self) -> int:
@@ -66,6 +68,12 @@ class Order:
         """The sample ids among positions start <= p < stop that `rank` of `world` trains on."""
         return self.at(held(start, stop, self.lanes, rank, world))
 
+    def local_turns(self, start: int, stop: int, rank: int, world: int) -> Ids:
+        """How often each of those has stood before it in the epoch; empty where none has."""
+        if self.turns is None:
+            return np.empty(0, np.int64)
+        return Order(self.turns, self.starts).local(start, stop, rank, world)
+
 
 def build(
     shards: NDArray[np.uint32], ids: Ids | None, *, lanes: int, window: int, seed: int, epoch: int
@@ -73,7 +81,8 @@ def build(
     """The order of one epoch.
 
     shards: (rows of the index,) the shard of each sample. ids: sorted ids to train on, or None for
-    all. window: samples shuffled together inside a lane. 16 M samples take about 3 s and 0.5 GB.
+    all; one may occur several times. window: samples shuffled together inside a lane. 16 M samples
+    take about 3 s and 0.5 GB.
     """
     chosen = np.arange(len(shards), dtype=np.int64) if ids is None else ids.astype(np.int64)
     shard_of = shards[chosen]
@@ -90,7 +99,37 @@ def build(
             part = sequence[start : min(start + window, int(starts[lane + 1]))]
             part[:] = part[permutation(len(part), "lane", seed, epoch, lane, block)]
     sequence.setflags(write=False)
-    return Order(sequence, starts)
+    repeated = bool((chosen[1:] == chosen[:-1]).any())
+    return Order(sequence, starts, _turns(sequence) if repeated else None)
+
+
+def _turns(sequence: Ids) -> Ids:
+    """(N,) how often each value has occurred before."""
+    by_value = np.argsort(sequence, kind="stable")
+    ordered = sequence[by_value]
+    is_first = np.concatenate([[True], ordered[1:] != ordered[:-1]])
+    places = np.arange(len(ordered))
+    turns = np.empty_like(sequence)
+    turns[by_value] = places - np.maximum.accumulate(np.where(is_first, places, 0))
+    return turns
+
+
+def resample(ids: Ids, weights: NDArray[np.float32], *, seed: int, epoch: int) -> Ids:
+    """As many ids as given, ascending, each as often as its weight bids: sampling by weight.
+
+    ids: (n,) sorted; weights: (n,) at least 0, some above. A sample of share w of the weights
+    occurs floor(n w) or ceil(n w) times, n w on average over epochs: systematic resampling along a
+    permutation, which varies least (Kitagawa 1996).
+    """
+    turn = permutation(len(ids), "sampling", seed, epoch)
+    total = np.cumsum(weights[turn], dtype=np.float64)
+    offset = float(words(1, "offset", seed, epoch)[0]) / 2.0**64
+    reached = np.floor(total / total[-1] * len(ids) + offset).astype(np.int64)
+    reached[-1] = len(ids)  # whatever rounding has made of it
+    counts = np.empty(len(ids), dtype=np.int64)
+    counts[turn] = np.diff(reached, prepend=0)
+    repeated: Ids = np.repeat(ids, counts)
+    return repeated
 
 
 def lanes_of(rank: int, world: int, lanes: int) -> tuple[int, int]:

@@ -35,22 +35,59 @@ def load_selection(address: str, num_samples: int) -> tuple[NDArray[np.int64] | 
     return ids, digest
 
 
-def load_weights(address: str, num_samples: int) -> tuple[NDArray[np.float32] | None, str]:
-    """The loss weight of each sample id, or None for 1 everywhere, and the file's SHA-256.
+def load_weights(
+    address: str, num_samples: int, key: str = "data.weights"
+) -> tuple[NDArray[np.float32] | None, str]:
+    """The weight of each sample id, or None for 1 everywhere, and the file's SHA-256.
 
-    Raises ConfigError naming data.weights and what the file must hold.
+    Raises ConfigError naming the key and what the file must hold.
     """
     if not address:
         return None, ""
-    array, digest = _load("data.weights", address)
+    array, digest = _load(key, address)
     if array.dtype != np.float32 or array.shape != (num_samples,):
         raise ConfigError(
-            f"data.weights {address} holds {array.dtype} of shape {array.shape}, but it must hold"
+            f"{key} {address} holds {array.dtype} of shape {array.shape}, but it must hold"
             f" float32 of shape ({num_samples},), one for each sample of the dataset"
         )
     if not np.isfinite(array).all() or (array < 0).any():
-        raise ConfigError(f"data.weights {address} must be finite and at least 0 everywhere")
+        raise ConfigError(f"{key} {address} must be finite and at least 0 everywhere")
     return array, digest
+
+
+def load_sampling(
+    address: str, num_samples: int, ids: NDArray[np.int64] | None
+) -> tuple[NDArray[np.float32] | None, str]:
+    """How often each of the trained ids is seen in an epoch, in proportion; None: each once.
+
+    Raises ConfigError as load_weights does, and where none of the ids would ever be seen.
+    """
+    array, digest = load_weights(address, num_samples, "data.sampling")
+    if array is None:
+        return None, ""
+    chosen = array if ids is None else array[ids]
+    if not (chosen > 0).any():
+        raise ConfigError(f"data.sampling {address} is 0 for every sample that is trained on")
+    return chosen, digest
+
+
+def load_probabilities(address: str, num_samples: int) -> NDArray[np.float32] | None:
+    """A network's probability of each sample's label, or None where no address is given.
+
+    Not a number where it has none. Raises ConfigError naming judge.noise.
+    """
+    if not address:
+        return None
+    array, _ = _load("judge.noise", address)
+    if array.dtype != np.float32 or array.shape != (num_samples,):
+        raise ConfigError(
+            f"judge.noise {address} holds {array.dtype} of shape {array.shape}, but it must hold"
+            f" float32 of shape ({num_samples},), as launcher noise writes *.probabilities.npy"
+        )
+    known = array[np.isfinite(array)]
+    if len(known) and (known.min() < 0 or known.max() > 1):
+        raise ConfigError(f"judge.noise {address} must hold probabilities, from 0 to 1")
+    return array
 
 
 def _load(key: str, address: str) -> tuple[NDArray[Any], str]:

@@ -40,6 +40,8 @@ class Step:
     """This rank's samples."""
     num_micros: int
     """Forward passes, the same on every rank, or the collectives would not meet."""
+    turns: tuple[int, ...] = ()
+    """How often each of them has occurred before in the epoch; empty: none has."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,8 @@ class Part:
 
     step: Step
     ids: tuple[int, ...]
+    turns: tuple[int, ...] = ()
+    """As the step's."""
 
 
 @dataclass(frozen=True)
@@ -92,8 +96,8 @@ class View(Protocol):
     def side_px(self, part: Part) -> int:
         """Side of the views of a part's pictures."""
 
-    def __call__(self, image: Tensor, part: Part, sample: int) -> Tensor:
-        """(3, H, W) uint8 to (3, S, S) uint8, with S the part's side."""
+    def __call__(self, image: Tensor, part: Part, row: int) -> Tensor:
+        """(3, H, W) uint8, the picture of this row of the part, to (3, S, S) uint8, S its side."""
 
 
 class Decoded(Dataset[Batch]):
@@ -132,9 +136,9 @@ class Decoded(Dataset[Batch]):
             labels[row] = int(index[sample]["label"])
             try:
                 picture = decode(reader.read(sample))
-                pixels[row] = self.view(picture, part, sample)
+                pixels[row] = self.view(picture, part, row)
                 if clean is not None and self.clean is not None:
-                    clean[row] = self.clean(picture, part, sample)
+                    clean[row] = self.clean(picture, part, row)
             except (DamagedImage, DamagedSample) as error:
                 damaged.append(f"sample {sample}: {error}")
                 continue
@@ -145,7 +149,7 @@ class Decoded(Dataset[Batch]):
 
 @dataclass(frozen=True)
 class TrainingView:
-    """The random view of (seed, epoch, id)."""
+    """The random view of (seed, epoch, id), and of how often that has occurred before."""
 
     config: InputConfig
     more: AugmentConfig
@@ -154,9 +158,15 @@ class TrainingView:
     def side_px(self, part: Part) -> int:
         return augment.side_px(self.config, part.step.epoch)
 
-    def __call__(self, image: Tensor, part: Part, sample: int) -> Tensor:
+    def __call__(self, image: Tensor, part: Part, row: int) -> Tensor:
         return augment.training_view(
-            image, self.config, self.more, seed=self.seed, epoch=part.step.epoch, sample=sample
+            image,
+            self.config,
+            self.more,
+            seed=self.seed,
+            epoch=part.step.epoch,
+            sample=part.ids[row],
+            turn=part.turns[row] if part.turns else 0,
         )
 
 
@@ -170,7 +180,7 @@ class CentreView:
     def side_px(self, part: Part) -> int:
         return augment.side_px(self.config, part.step.epoch) if self.beside else self.config.size_px
 
-    def __call__(self, image: Tensor, part: Part, sample: int) -> Tensor:
+    def __call__(self, image: Tensor, part: Part, row: int) -> Tensor:
         return augment.evaluation_view(image, self.config, self.side_px(part))
 
 
@@ -197,8 +207,8 @@ class Plan(Sampler[Part]):
     def __iter__(self) -> Iterator[Part]:
         for step in self.steps():
             for micro in range(step.num_micros):
-                first = micro * self.micro_batch
-                yield Part(step, step.ids[first : first + self.micro_batch])
+                mine = slice(micro * self.micro_batch, (micro + 1) * self.micro_batch)
+                yield Part(step, step.ids[mine], step.turns[mine])
 
     def steps(self) -> Iterator[Step]:
         """The steps in their order; the next epoch's order is made beside the current epoch."""
@@ -218,8 +228,9 @@ class Plan(Sampler[Part]):
         """One step with its number of forward passes, from what every rank can compute."""
         largest = max(order.local_sizes(start, stop, built.lanes, self.world))
         ids = built.local(start, stop, self.rank, self.world)
+        turns = built.local_turns(start, stop, self.rank, self.world)
         micros = max(1, -(-largest // self.micro_batch))
-        return Step(epoch, start, stop, tuple(ids.tolist()), micros)
+        return Step(epoch, start, stop, tuple(ids.tolist()), micros, tuple(turns.tolist()))
 
 
 class EvaluationPlan(Sampler[Part]):

@@ -49,8 +49,9 @@ class Margins(nn.Module):
         ids = group.gather(torch.where(keep > 0, ids, -1), -1)
         found = group.gather(found, 0)
         rows = rows_of(ids, len(self.total))
-        self.total[rows] += found  # ids differ within a step, but for padding
-        self.count[rows] += 1
+        # Under data.sampling an id may occur twice in a step.
+        self.total.index_add_(0, rows, found)
+        self.count.index_add_(0, rows, torch.ones_like(rows, dtype=torch.int32))
         self.total[-1] = 0
         self.count[-1] = 0
 

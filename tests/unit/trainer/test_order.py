@@ -127,3 +127,45 @@ def test_10_the_order_is_pinned() -> None:
 def test_more_ranks_than_lanes_are_refused() -> None:
     with pytest.raises(ValueError, match="13 ranks cannot share 12 lanes"):
         order.lanes_of(0, 13, 12)
+
+
+@given(seed=st.integers(0, 99), epoch=st.integers(0, 9), data=st.data())
+def test_sampling_by_weight_takes_each_as_often_as_its_share_rounded(
+    seed: int, epoch: int, data: st.DataObject
+) -> None:
+    count = data.draw(st.integers(1, 200))
+    some = data.draw(st.lists(st.floats(0, 8, width=32), min_size=count, max_size=count))
+    weights = np.array(some, np.float32)
+    weights[data.draw(st.integers(0, count - 1))] += 1
+    ids = np.arange(count, dtype=np.int64) * 3
+    drawn = order.resample(ids, weights, seed=seed, epoch=epoch)
+    assert len(drawn) == count
+    assert (np.diff(drawn) >= 0).all()
+    times = np.bincount(drawn, minlength=3 * count)[ids]
+    share = weights.astype(np.float64) / weights.sum(dtype=np.float64) * count
+    assert (np.abs(times - share) < 1 + 1e-6).all()
+    assert drawn.tolist() == order.resample(ids, weights, seed=seed, epoch=epoch).tolist()
+
+
+def test_sampling_by_weight_is_even_over_epochs() -> None:
+    weights = np.array([0.0, 0.25, 1.0, 2.75], np.float32)
+    ids = np.arange(4, dtype=np.int64)
+    seen = sum(
+        np.bincount(order.resample(ids, weights, seed=0, epoch=epoch), minlength=4)
+        for epoch in range(4000)
+    )
+    assert seen / 4000 == pytest.approx(weights, abs=0.03)
+    assert seen[0] == 0
+
+
+def test_of_a_sample_that_occurs_several_times_each_turn_is_counted() -> None:
+    ids = np.array([0, 1, 1, 1, 4, 7, 7], np.int64)
+    built = order.build(np.zeros(9, np.uint32), ids, lanes=3, window=4, seed=0, epoch=0)
+    pairs: set[tuple[int, int]] = set()
+    for rank in range(2):
+        mine = built.local(0, 7, rank, 2).tolist()
+        pairs |= set(zip(mine, built.local_turns(0, 7, rank, 2).tolist(), strict=True))
+    assert pairs == {(0, 0), (1, 0), (1, 1), (1, 2), (4, 0), (7, 0), (7, 1)}
+    once = order.build(np.zeros(9, np.uint32), ids[[0, 1, 4]], lanes=3, window=4, seed=0, epoch=0)
+    assert once.turns is None
+    assert len(once.local_turns(0, 3, 0, 1)) == 0

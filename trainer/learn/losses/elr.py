@@ -43,7 +43,7 @@ class Memory:
         return dense.scatter_add_(1, self.classes[rows].long(), self.values[rows].float())
 
     def write(self, ids: Tensor, classes: Tensor, values: Tensor) -> None:
-        """Replaces rows; of an id twice one wins, so ids differ but for padding."""
+        """Replaces rows; of an id that occurs twice (data.sampling), one view wins."""
         rows = rows_of(ids, len(self.classes))
         self.classes[rows] = classes
         self.values[rows] = values
