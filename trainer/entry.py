@@ -12,13 +12,13 @@ from contextlib import contextmanager
 from typing import NoReturn, TypeVar
 
 from trainer.checkpoint import CheckpointError, StateMismatch
-from trainer.config import ConfigError, TrainConfig, load
+from trainer.config import ConfigError, load
 from trainer.data.shards import DatasetError
 from trainer.exits import FATAL, USAGE, tell_reason
 from trainer.report import Collapsed, NonFinite
 from trainer.storage import BadAddress, StorageError
 
-C = TypeVar("C", bound=TrainConfig)
+C = TypeVar("C")
 
 INCURABLE = (ConfigError, DatasetError, StateMismatch, BadAddress, NonFinite, Collapsed)
 """What starting again cannot cure."""

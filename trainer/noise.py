@@ -123,6 +123,9 @@ def report(sources: Sequence[Source], out: Path, batch: int, num_pictures: int) 
     write_page(page, out, cache)
     weights = out.with_suffix(".weights.npy")
     np.save(weights, noise.weights, allow_pickle=False)
+    probabilities = out.with_suffix(".probabilities.npy")
+    known = np.where(opinions.seen, opinions.own, np.float32(np.nan)).astype(np.float32)
+    np.save(probabilities, known, allow_pickle=False)
     summary = {
         "schemaVersion": 1,
         "runs": page.runs,
@@ -133,6 +136,7 @@ def report(sources: Sequence[Source], out: Path, batch: int, num_pictures: int) 
         "class_noise_rates": noise.rates().round(4).tolist(),
         "report": str(out),
         "weights": str(weights),
+        "probabilities": str(probabilities),
     }
     out.with_suffix(".json").write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
     return summary

@@ -61,6 +61,8 @@ class Shard(Object):
     """A tar file of samples."""
 
     num_samples: int
+    texts: Object | None = None
+    """Its samples' texts, a JSON line each; None where the packer kept none."""
 
 
 @dataclass(frozen=True)
@@ -214,7 +216,9 @@ def _short(value: object) -> str:
 
 def _shard(fields: _Fields) -> Shard:
     described = fields.object()
-    return Shard(described.key, described.size, described.sha256, fields.count("num_samples"))
+    texts = fields.inner("texts").object() if "texts" in fields.of else None
+    count = fields.count("num_samples")
+    return Shard(described.key, described.size, described.sha256, count, texts)
 
 
 def _index(store: Store, described: Object, cache_dir: Path) -> Path:

@@ -16,7 +16,7 @@ from torch import nn
 
 from trainer.config import UpdateConfig
 from trainer.learn.engine import autocast
-from trainer.learn.placement import memory_format, placed
+from trainer.learn.placement import has_bf16, memory_format, placed
 
 logger = logging.getLogger(__name__)
 
@@ -40,13 +40,6 @@ def choose(
     best = min(times, key=lambda candidate: times[candidate])
     logger.info("a step of %d takes: %s; taking %s %s", config.micro_batch, told, *best)
     return best
-
-
-def has_bf16(device: torch.device) -> bool:
-    """Whether the device multiplies bf16 in hardware, rather than emulating it."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_capability(device) >= (8, 0)
-    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
 
 
 def step_s(

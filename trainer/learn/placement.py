@@ -1,4 +1,4 @@
-"""Where a network lies: its device, and the order of its numbers in memory."""
+"""Where a network lies: its device, what that can, and the order of its numbers in memory."""
 
 from __future__ import annotations
 
@@ -15,3 +15,10 @@ def placed(network: nn.Module, device: torch.device, layout: str) -> nn.Module:
     """The network itself, moved."""
     moved: nn.Module = network.to(device, memory_format=memory_format(layout))  # type: ignore[call-overload]
     return moved
+
+
+def has_bf16(device: torch.device) -> bool:
+    """Whether the device multiplies bf16 in hardware, rather than emulating it."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability(device) >= (8, 0)
+    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())

@@ -1,0 +1,227 @@
+"""Encoders from a model's folder: BERT-like ones and CLIP's text tower, by transformers.
+
+Fast on CPUs as measured (docs/performance.md): all texts tokenised in one call, sorted by tokens,
+batches of a number of tokens rather than of texts, weights converted to bf16 once (autocast would
+at each call), no mask where nothing is padded.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import shutil
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from trainer.config import ConfigError, EncoderConfig
+from trainer.learn.placement import has_bf16
+
+logger = logging.getLogger(__name__)
+
+COMPILE_LEAST = 20_000
+"""Texts from which compiling pays: it takes about a minute."""
+GPU_TOKENS = 16
+"""Times a GPU's batch is larger than a CPU's."""
+PICKLED = ("pytorch_model.bin", "model.bin", "model.pt", "model.pth", "pytorch_model.pt")
+
+
+@dataclass
+class Bert:
+    """An encoder that was learnt."""
+
+    name: str
+    """Model type and the first 16 hexadecimal digits of the SHA-256 of its files."""
+    dim: int
+    network: nn.Module
+    tokenizer: Any
+    pooling: str
+    """mean, cls or projected (CLIP's own)."""
+    pad_id: int
+    batch_tokens: int
+    device: torch.device
+    run: Any
+    """The network itself, or compiled."""
+
+    def encode(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """(len(texts), dim) unit vectors; zeros for an empty text."""
+        vectors = np.zeros((len(texts), self.dim), np.float32)
+        told = np.array([i for i, text in enumerate(texts) if text.strip()], np.int64)
+        if len(told) == 0:
+            return vectors
+        tokens = self.tokenizer.encode_batch([texts[i] for i in told.tolist()])
+        ids = [np.array(each.ids, np.int64) for each in tokens]
+        with torch.inference_mode():
+            for batch in batches([len(each) for each in ids], self.batch_tokens):
+                vectors[told[batch]] = self._forward([ids[i] for i in batch])
+        return vectors
+
+    def _forward(self, ids: list[NDArray[np.int64]]) -> NDArray[np.float32]:
+        longest = max(map(len, ids))
+        padded = np.full((len(ids), longest), self.pad_id, np.int64)
+        for row, each in zip(padded, ids, strict=True):
+            row[: len(each)] = each
+        lengths = torch.tensor([len(each) for each in ids])
+        mask = (torch.arange(longest) < lengths[:, None]).to(self.device)
+        full = bool((lengths == longest).all())
+        tokens = torch.from_numpy(padded).to(self.device)
+        # Without a mask attention takes its fast way.
+        answer = self.run(input_ids=tokens, attention_mask=None if full else mask.long())
+        pooled = self._pool(answer, mask).float()
+        unit = nn.functional.normalize(pooled, dim=1)
+        vectors: NDArray[np.float32] = unit.cpu().numpy()
+        return vectors
+
+    def _pool(self, answer: Any, mask: Tensor) -> Tensor:
+        if self.pooling == "projected":
+            projected: Tensor = answer.text_embeds
+            return projected
+        hidden: Tensor = answer.last_hidden_state
+        if self.pooling == "cls":
+            return hidden[:, 0]
+        share = mask.to(hidden.dtype)[:, :, None]
+        return (hidden * share).float().sum(1) / mask.sum(1, keepdim=True)
+
+
+def batches(lengths: Sequence[int], budget: int) -> Iterator[NDArray[np.int64]]:
+    """Places of the texts, shortest first, in batches of at most `budget` padded tokens each.
+
+    A text longer than the budget is a batch of its own.
+    """
+    order = np.argsort(lengths, kind="stable")
+    sizes = np.asarray(lengths)[order]
+    start = 0
+    for i in range(1, len(order) + 1):
+        if i == len(order) or (i + 1 - start) * sizes[i] > budget:
+            yield order[start:i]
+            start = i
+
+
+def has_compiler(device: torch.device) -> bool:
+    """Whether torch.compile has what it needs: a C++ compiler on CPUs, Triton on GPUs."""
+    if device.type == "cuda":
+        from importlib.util import find_spec
+
+        return find_spec("triton") is not None
+    return any(shutil.which(name) for name in ("g++", "clang++", "c++"))
+
+
+def load(folder: Path, config: EncoderConfig, device: torch.device, num_texts: int) -> Bert:
+    """The encoder of a folder. Raises ConfigError naming encoder.model and what is wrong.
+
+    num_texts: about how many will be encoded; many are worth compiling for.
+    """
+    described = _described(folder)
+    _check(folder, described)
+    from tokenizers import Tokenizer
+    from transformers import AutoModel, CLIPTextModelWithProjection
+    from transformers.utils import logging as told
+
+    told.disable_progress_bar()  # type: ignore[no-untyped-call]
+    bf16 = config.precision == "bf16" or (config.precision == "auto" and has_bf16(device))
+    kind = CLIPTextModelWithProjection if _is_clip(described) else AutoModel
+    try:
+        network = kind.from_pretrained(
+            folder,
+            use_safetensors=True,
+            trust_remote_code=False,
+            local_files_only=True,
+            dtype=torch.bfloat16 if bf16 else torch.float32,
+        )
+        tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    except Exception as error:  # transformers and tokenizers raise whatever comes
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise ConfigError(f"encoder.model {folder} cannot be loaded: {reason}") from error
+    pooling = "projected" if _is_clip(described) else _pooling(folder, config)
+    text: Any = network.config
+    most = min(config.most_tokens, int(getattr(text, "max_position_embeddings", 1 << 20)))
+    tokenizer.no_padding()
+    tokenizer.enable_truncation(most)
+    cuda = device.type == "cuda"
+    placed = cast(nn.Module, network).to(device).eval()
+    return Bert(
+        name=f"{described.get('model_type')}-{digest(folder)}-{pooling}-{most}",
+        dim=int(text.projection_dim if pooling == "projected" else text.hidden_size),
+        network=placed,
+        tokenizer=tokenizer,
+        pooling=pooling,
+        pad_id=int(getattr(text, "pad_token_id", 0) or 0),
+        batch_tokens=config.batch_tokens * (GPU_TOKENS if cuda else 1),
+        device=device,
+        run=_compiled(placed) if _compiles(config, device, num_texts) else placed,
+    )
+
+
+def _compiles(config: EncoderConfig, device: torch.device, num_texts: int) -> bool:
+    if config.compile == "auto":
+        return num_texts >= COMPILE_LEAST and has_compiler(device)
+    return config.compile == "on"
+
+
+def _compiled(network: nn.Module) -> Any:
+    import torch._inductor.config as inductor
+
+    inductor.freezing = True  # weights become constants, packed as the processor likes them
+    return torch.compile(network, dynamic=True)
+
+
+def digest(folder: Path) -> str:
+    """16 hexadecimal digits that name the model's weights, tokeniser and settings."""
+    whole = hashlib.sha256()
+    for name in ("config.json", "tokenizer.json", "model.safetensors"):
+        with open(folder / name, "rb") as file:
+            whole.update(hashlib.file_digest(file, "sha256").digest())
+    return whole.hexdigest()[:16]
+
+
+def _described(folder: Path) -> dict[str, Any]:
+    where = f"encoder.model {folder}"
+    if not folder.is_dir():
+        raise ConfigError(f"{where} is no folder; give that of a model, or ngrams")
+    try:
+        described = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise ConfigError(f"{where} has no config.json, so it holds no model") from error
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{where}: config.json cannot be read: {error}") from error
+    if not isinstance(described, dict) or not isinstance(described.get("model_type"), str):
+        raise ConfigError(f"{where}: config.json names no model_type")
+    return described
+
+
+def _check(folder: Path, described: dict[str, Any]) -> None:
+    where = f"encoder.model {folder}"
+    if "auto_map" in described:
+        raise ConfigError(f"{where} needs code of its own, which is never run; take another model")
+    if not (folder / "model.safetensors").is_file():
+        pickled = [name for name in PICKLED if (folder / name).exists()]
+        hint = f", only {pickled[0]}, which is pickled and never loaded" if pickled else ""
+        raise ConfigError(f"{where} has no model.safetensors{hint}; convert its weights")
+    if not (folder / "tokenizer.json").is_file():
+        raise ConfigError(f"{where} has no tokenizer.json; save it with a fast tokeniser")
+    if described.get("is_encoder_decoder") or described.get("is_decoder"):
+        raise ConfigError(
+            f"{where} is a {described['model_type']}, which writes texts; give an encoder"
+        )
+
+
+def _is_clip(described: dict[str, Any]) -> bool:
+    return str(described["model_type"]) in ("clip", "clip_text_model")
+
+
+def _pooling(folder: Path, config: EncoderConfig) -> str:
+    """As configured, or as sentence-transformers' file in the folder says; mean without it."""
+    if config.pooling != "auto":
+        return config.pooling
+    try:
+        said = json.loads((folder / "1_Pooling" / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return "mean"
+    return "cls" if said.get("pooling_mode_cls_token") else "mean"

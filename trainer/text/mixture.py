@@ -1,0 +1,138 @@
+"""From scores to probabilities that labels are right: two normal distributions in each class.
+
+The lower one is of wrong labels, the upper one of right ones. Classes of few samples lean on the
+mixture of all samples (a prior of a few pseudo-samples), so that none runs away. Pure arithmetic.
+
+Letters: N samples, K classes; component 0 is wrong, 1 is right.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+Labels = NDArray[np.int64]
+
+ITERATIONS = 60
+PRIOR_SAMPLES = 20.0
+"""Samples that the mixture of all counts as in each class."""
+LEAST_SPREAD = 0.02
+"""Smallest standard deviation, as a share of that of all scores."""
+LEAST, MOST = 1e-3, 1 - 1e-3
+"""Probabilities end here: no score is proof."""
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """The fit of each class; all (K, 2) but `right`."""
+
+    means: Floats
+    spreads: Floats
+    """Standard deviations."""
+    right: Floats
+    """(K,) share of right labels."""
+
+    def probability(self, scores: Floats, labels: Labels) -> Floats:
+        """(N,) that the label is right; it never falls as the score rises."""
+        mean, spread = self.means[labels], self.spreads[labels]
+        held = _on_the_rising_side(scores, mean, spread)
+        odds = _density(held, mean[:, 1], spread[:, 1]) - _density(held, mean[:, 0], spread[:, 0])
+        return expit(odds + logit(self.right[labels]))
+
+
+def fit(scores: Floats, labels: Labels, num_classes: int) -> Mixture:
+    """The mixtures of these samples; a class without any has that of all.
+
+    scores: (N,) finite, N >= 1; labels: (N,) of 0..num_classes-1.
+    """
+    whole = _whole(scores)
+    prior = Mixture(*(np.repeat(each, num_classes, axis=0) for each in _parts(whole)))
+    found = prior
+    for _ in range(ITERATIONS):
+        found = _step(found, prior, scores, labels, num_classes, PRIOR_SAMPLES)
+    return found
+
+
+def _parts(mixture: Mixture) -> tuple[Floats, Floats, Floats]:
+    return mixture.means, mixture.spreads, mixture.right
+
+
+def _whole(scores: Floats) -> Mixture:
+    """One mixture of all scores, begun at their lower and upper quarter."""
+    low, high = np.quantile(scores, [0.25, 0.75])
+    spread = max(float(scores.std()), 1e-6)
+    found = Mixture(
+        np.array([[low, max(high, low + 1e-3 * spread)]]),
+        np.full((1, 2), spread / 2),
+        np.array([0.5]),
+    )
+    nobody = np.zeros(len(scores), np.int64)
+    for _ in range(ITERATIONS):
+        found = _step(found, found, scores, nobody, 1, 0.0)
+    return found
+
+
+def _step(
+    mixture: Mixture,
+    prior: Mixture,
+    scores: Floats,
+    labels: Labels,
+    num_classes: int,
+    prior_samples: float,
+) -> Mixture:
+    """One step of expectation and maximisation, with the prior as samples beside."""
+    right = mixture.probability(scores, labels)
+    counts = np.empty((num_classes, 2))
+    sums = np.empty((num_classes, 2))
+    squares = np.empty((num_classes, 2))
+    for component, share in enumerate((1 - right, right)):
+        counts[:, component] = np.bincount(labels, share, num_classes)
+        sums[:, component] = np.bincount(labels, share * scores, num_classes)
+        squares[:, component] = np.bincount(labels, share * scores**2, num_classes)
+    shares = np.stack([1 - prior.right, prior.right], 1)
+    beside = prior_samples * shares + 1e-9
+    counts = counts + beside
+    means = (sums + beside * prior.means) / counts
+    squares = squares + beside * (prior.spreads**2 + prior.means**2)
+    least = LEAST_SPREAD * max(float(scores.std()), 1e-6)
+    spreads = np.maximum(np.sqrt(np.maximum(squares / counts - means**2, 0)), least)
+    means[:, 1] = np.maximum(means[:, 1], means[:, 0])  # the right ones are the upper ones
+    return Mixture(means, spreads, np.clip(counts[:, 1] / counts.sum(1), LEAST, MOST))
+
+
+def _density(values: Floats, mean: Floats, spread: Floats) -> Floats:
+    """Logarithm, without the constant that both components share."""
+    logarithm: Floats = -(((values - mean) / spread) ** 2) / 2 - np.log(spread)
+    return logarithm
+
+
+def _on_the_rising_side(scores: Floats, mean: Floats, spread: Floats) -> Floats:
+    """Scores no further out than where the odds turn: the wider component wins at both ends."""
+    bend = 1 / spread[:, 0] ** 2 - 1 / spread[:, 1] ** 2  # odds: bend/2 s^2 + slope s + ...
+    slope = mean[:, 1] / spread[:, 1] ** 2 - mean[:, 0] / spread[:, 0] ** 2
+    with np.errstate(divide="ignore", invalid="ignore"):
+        turn = -slope / bend
+    held = np.where(bend > 0, np.maximum(scores, turn), scores)
+    held = np.where(bend < 0, np.minimum(scores, turn), held)
+    return np.where(np.isfinite(turn), held, scores)
+
+
+def combine(probabilities: list[Floats], prior: Floats) -> Floats:
+    """(N,) one probability of several independent ones, each of which began from the prior."""
+    odds = logit(prior) + sum(logit(each) - logit(prior) for each in probabilities)
+    return expit(odds)
+
+
+def logit(probability: Floats) -> Floats:
+    """Logarithm of the odds."""
+    held = np.clip(probability, LEAST, MOST)
+    odds: Floats = np.log(held / (1 - held))
+    return odds
+
+
+def expit(odds: Floats) -> Floats:
+    """The probability of the logarithm of odds, between LEAST and MOST."""
+    return np.clip(1 / (1 + np.exp(-np.clip(odds, -50, 50))), LEAST, MOST)

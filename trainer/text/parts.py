@@ -1,0 +1,85 @@
+"""The texts of a dataset, prepared and encoded."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import time
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trainer.config import TextConfig
+from trainer.data.shards import Dataset, DatasetError
+from trainer.storage import open_store
+from trainer.text.encoder import Encoder, encode_once
+from trainer.text.pieces import Pieces, Span
+from trainer.text.prepare import prepare
+
+logger = logging.getLogger(__name__)
+
+VERSION = 1
+"""Changes whenever the same texts would be prepared otherwise."""
+FACTS = np.dtype([("words", "<u2"), ("query_words", "<u2"), ("source", "u1")])
+"""Telling words, those of the query among them, and where the picture is from: see SOURCES."""
+SOURCES = ("other", "google", "flickr")
+
+
+def text_pieces(out: str, dataset: Dataset, encoder: Encoder, config: TextConfig) -> Pieces:
+    """The pieces of a dataset's texts: vectors (n, d) float16 and facts (n,) of FACTS."""
+    made_of = [VERSION, dataset.sha256, encoder.name, encoder.dim, asdict(config)]
+    return Pieces(out, "texts", made_of)
+
+
+def encode_span(
+    dataset: Dataset, span: Span, encoder: Encoder, config: TextConfig
+) -> dict[str, NDArray[Any]]:
+    """The arrays of one piece."""
+    began = time.monotonic()
+    records = [record for number in span.shards for record in texts_of_shard(dataset, number)]
+    prepared = [prepare(record, config) for record in records]
+    vectors = encode_once(encoder, [each.text for each in prepared]).astype(np.float16)
+    facts = np.zeros(len(records), FACTS)
+    facts["words"] = [min(each.num_words, 65535) for each in prepared]
+    facts["query_words"] = [min(each.num_query_words, 65535) for each in prepared]
+    facts["source"] = [_source(str(record.get("name") or "")) for record in records]
+    different, rate = len({p.text for p in prepared}), len(records) / (time.monotonic() - began)
+    logger.info(
+        "texts from %d: %d, %d different, %.0f a second", span.first, len(records), different, rate
+    )
+    return {"vectors": vectors, "facts": facts}
+
+
+def texts_of_shard(dataset: Dataset, number: int) -> list[dict[str, Any]]:
+    """The texts of a shard's samples in the order of their ids; {} for a line that is no object.
+
+    Raises DatasetError where the dataset has none, or others than it says.
+    """
+    shard = dataset.shards[number]
+    where = f"{dataset.address}/{shard.key}"
+    if shard.texts is None:
+        raise DatasetError(f"the shard {where} has no texts; pack the dataset again with its texts")
+    content = open_store(dataset.address).get(shard.texts.key)
+    if hashlib.sha256(content).hexdigest() != shard.texts.sha256:
+        raise DatasetError(f"the texts {dataset.address}/{shard.texts.key} have another SHA-256")
+    lines = content.split(b"\n")[:-1]
+    if len(lines) != shard.num_samples:
+        raise DatasetError(
+            f"the texts of {where} are {len(lines)} lines, but it has {shard.num_samples} samples"
+        )
+    return [_record(line) for line in lines]
+
+
+def _record(line: bytes) -> dict[str, Any]:
+    try:
+        found = json.loads(line.decode("utf-8", "replace"))
+    except (ValueError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _source(name: str) -> int:
+    return next((i for i, source in enumerate(SOURCES) if name.startswith(source)), 0)

@@ -1,0 +1,228 @@
+"""Judges labels by their texts: which pictures to train on, and how much each counts.
+
+    python -m trainer.textfilter [run.yaml] [key=value ...]     or RUN_CONFIG, as in a pod
+
+Reads the texts of a packed dataset in pieces. Of RUN_INDEXES processes each encodes the pieces of
+its JOB_COMPLETION_INDEX; whoever finds all of them there judges, so the last one does. What is
+there is never encoded again, so a killed process goes on where it was.
+
+    <out>/scores.npy       SCORES by id               <out>/selection.npy   for data.selection
+    <out>/weights.npy      for data.weights           <out>/sampling.npy    for data.sampling
+    <out>/summary.json     written last: what was found, and the SHA-256 of these files
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import logging
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from trainer.config import ConfigError, TextfilterConfig
+from trainer.data.cache import cache_folder
+from trainer.data.selection import load_probabilities
+from trainer.data.shards import Dataset, open_dataset
+from trainer.entry import run_entry
+from trainer.learn.features import features_of
+from trainer.runs import open_named
+from trainer.storage import open_store
+from trainer.text import parts
+from trainer.text.classes import Meanings, meanings
+from trainer.text.encoder import Encoder, open_encoder
+from trainer.text.graph import Gathered
+from trainer.text.judge import Evidence, Verdict, by_source, judge
+from trainer.text.measure import MEASURES, Space, margins, measure, space_of
+from trainer.text.pieces import Pieces, Span, spans
+from trainer.text.select import loss_weights, sampling_weights, select
+
+logger = logging.getLogger(__name__)
+
+SCORES = np.dtype([*MEASURES.descr, *parts.FACTS.descr, ("text", "<f4"), ("probability", "<f4")])
+"""By id: trainer.text.measure.MEASURES, trainer.text.parts.FACTS, the probability that the label
+is right by the texts, and by everything."""
+SUMMARY = "summary.json"
+
+
+@dataclass(frozen=True)
+class Work:
+    """What one process has to do."""
+
+    config: TextfilterConfig
+    dataset: Dataset
+    cache_dir: Path
+    device: torch.device
+    every: list[Span]
+    mine: list[Span]
+
+
+def textfilter(config: TextfilterConfig) -> None:
+    """Encodes this process's pieces; judges where no piece is missing any more."""
+    cache_dir = cache_folder(config.cache_dir)
+    dataset = open_dataset(config.data, cache_dir)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    every = spans(dataset)
+    index, count = _place()
+    mine = every[index * len(every) // count : (index + 1) * len(every) // count]
+    work = Work(config, dataset, cache_dir, device, every, mine)
+    known = meanings(dataset.classes, dataset.num_classes, config.classes)  # fails at once
+    encoder = open_encoder(config.encoder, cache_dir, device, sum(span.rows for span in mine))
+    texts = parts.text_pieces(config.out, dataset, encoder, config.text)
+    pictures = _picture_pieces(work)
+    _fill(texts, work, encoder)
+    if pictures is not None:
+        _fill_pictures(pictures, work)
+    left = texts.missing(every) + (pictures.missing(every) if pictures is not None else [])
+    if left:
+        logger.info("%d pieces of others are missing; the last of them judges", len(left))
+        return
+    _finish(work, encoder, known, texts, pictures)
+
+
+def _place() -> tuple[int, int]:
+    """This process's index and how many there are."""
+    index, count = (
+        os.environ.get(name, default)
+        for name, default in (("JOB_COMPLETION_INDEX", "0"), ("RUN_INDEXES", "1"))
+    )
+    if not (index.isdecimal() and count.isdecimal() and int(index) < int(count)):
+        raise ConfigError(
+            f"JOB_COMPLETION_INDEX is {index!r} and RUN_INDEXES {count!r}; the first must be a "
+            "number below the second"
+        )
+    return int(index), int(count)
+
+
+def _fill(pieces: Pieces, work: Work, encoder: Encoder) -> None:
+    missing = pieces.missing(work.mine)
+    logger.info("%d of %d pieces of texts are there", len(work.mine) - len(missing), len(work.mine))
+    for span in missing:
+        pieces.keep(span, parts.encode_span(work.dataset, span, encoder, work.config.text))
+
+
+def _picture_pieces(work: Work) -> Pieces | None:
+    """The pieces of the pictures' features; None where none are asked for."""
+    address = work.config.judge.features
+    if not address:
+        return None
+    source = open_named("judge.features", address)
+    made_of = [work.dataset.sha256, source.config.model.name, source.manifest.objects[0].sha256]
+    return Pieces(work.config.out, "features", made_of)
+
+
+def _fill_pictures(pieces: Pieces, work: Work) -> None:
+    missing = pieces.missing(work.mine)
+    if not missing:
+        return
+    source = open_named("judge.features", work.config.judge.features)
+    network = source.network().to(work.device).eval()
+    for span in missing:
+        found = features_of(
+            network,
+            work.dataset,
+            span.ids,
+            source.config.data,
+            source.config.input,
+            work.device,
+            work.cache_dir,
+        )
+        pieces.keep(span, {"features": found})
+        logger.info("features of %d pictures from %d", span.rows, span.first)
+
+
+def _finish(
+    work: Work, encoder: Encoder, known: Meanings, texts: Pieces, pictures: Pieces | None
+) -> None:
+    """Judges all samples and writes what training takes."""
+    config, dataset = work.config, work.dataset
+    scores, gathered = _measured(work, texts, space_of(known, encoder), encoder.dim)
+    labels = dataset.index()["label"].astype(np.int64)
+    evidence = Evidence(
+        labels=labels,
+        margins=margins(scores),
+        tells=scores["words"] > scores["query_words"],
+        texts=gathered,
+        pictures=None if pictures is None else _gathered(pictures, work),
+        network=load_probabilities(config.judge.noise, dataset.num_samples),
+    )
+    verdict = judge(evidence, dataset.num_classes, config.judge)
+    scores["text"], scores["probability"] = verdict.text, verdict.probability
+    _write(work, encoder.name, scores, verdict)
+
+
+def _measured(
+    work: Work, pieces: Pieces, space: Space, dim: int
+) -> tuple[NDArray[Any], Gathered | None]:
+    """SCORES of all samples, probabilities not yet; and the vectors, where they are needed."""
+    dataset = work.dataset
+    labels = dataset.index()["label"]
+    scores = np.zeros(dataset.num_samples, SCORES)
+    gathered = Gathered(dataset.num_samples, dim) if work.config.judge.neighbours else None
+    for span in work.every:
+        piece = pieces.read(span)
+        if gathered is not None:
+            gathered.fill(span.ids, piece["vectors"])
+        vectors = piece["vectors"].astype(np.float32)
+        found = measure(vectors, labels[span.ids].astype(np.int64), space)
+        for part in (found, piece["facts"]):
+            for name in part.dtype.names or ():
+                scores[name][span.ids] = part[name]
+    return scores, gathered
+
+
+def _gathered(pieces: Pieces, work: Work) -> Gathered:
+    first = pieces.read(work.every[0])["features"]
+    gathered = Gathered(work.dataset.num_samples, first.shape[1])
+    for span in work.every:
+        gathered.fill(span.ids, pieces.read(span)["features"])
+    return gathered
+
+
+def _write(work: Work, encoder: str, scores: NDArray[Any], verdict: Verdict) -> None:
+    config, dataset = work.config, work.dataset
+    labels = dataset.index()["label"].astype(np.int64)
+    probability = verdict.probability
+    selection = select(probability, labels, dataset.num_classes, config.select)
+    store = open_store(config.out)
+    files = {}
+    for name, array in (
+        ("scores.npy", scores),
+        ("selection.npy", selection),
+        ("weights.npy", loss_weights(probability, config.select)),
+        ("sampling.npy", sampling_weights(probability, labels, config.select)),
+    ):
+        content = io.BytesIO()
+        np.save(content, array, allow_pickle=False)
+        store.put(name, content.getvalue())
+        files[name] = hashlib.sha256(content.getvalue()).hexdigest()
+    summary = {
+        "schemaVersion": 1,
+        "data": dataset.address,
+        "dataset_sha256": dataset.sha256,
+        "num_samples": dataset.num_samples,
+        "encoder": encoder,
+        "config": asdict(config),
+        "num_telling": int((scores["words"] > scores["query_words"]).sum()),
+        "num_empty": int((scores["words"] == 0).sum()),
+        "mean_probability": round(float(probability.mean()), 4),
+        "num_selected": len(selection),
+        "class_right_rates": verdict.right.round(4).tolist(),
+        "sources": by_source(probability, scores, parts.SOURCES),
+        "files": files,
+    }
+    store.put(SUMMARY, (json.dumps(summary, indent=1) + "\n").encode())
+    print(json.dumps({key: summary[key] for key in TOLD} | {"out": store.address}), flush=True)
+
+
+TOLD = ("schemaVersion", "num_samples", "num_telling", "num_selected", "mean_probability")
+
+
+if __name__ == "__main__":
+    run_entry(TextfilterConfig, textfilter)
