@@ -2,39 +2,21 @@
 
 from __future__ import annotations
 
-import base64
 import html
-import io
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
-from trainer.data.cache import DamagedSample, Reader
+from trainer.data.cache import Reader
 from trainer.data.shards import Dataset
 from trainer.learn.confident import UNCLEAR, Noise, Opinions
-from trainer.storage import StorageError, open_store
+from trainer.pages import CACHE_BYTES, STYLE, picture, texts_of, told
 
-SIDE_PX = 160
-"""Longer side of a picture on the page."""
 MOST_PAIRS = 20
 MOST_CLASSES = 200
-CACHE_BYTES = 4 << 30
-STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 70rem; padding: 0 1rem; }
-table { border-collapse: collapse; } td, th { padding: .2rem .8rem; text-align: left; }
-td.n, th.n { text-align: right; } tr:nth-child(even) { background: #f4f4f4; }
-.bar { background: #c44; display: inline-block; height: .7em; }
-.grid { display: grid; gap: 1rem; grid-template-columns: repeat(auto-fill, minmax(13rem, 1fr)); }
-figure { border: 1px solid #ddd; margin: 0; padding: .6rem; overflow-wrap: anywhere; }
-figure img { max-height: 10rem; max-width: 100%; } figcaption { font-size: .85rem; }
-.text { color: #555; }
-"""
 
 
 @dataclass(frozen=True)
@@ -126,10 +108,10 @@ def _pictures(page: Page, cache_dir: Path) -> Iterator[str]:
         if page.margins is not None:
             facts += f", mean margin {page.margins[number]:.2f}"
         yield (
-            f"<figure>{_picture(reader, number)}<figcaption><b>{page.name(label)}</b>"
+            f"<figure>{picture(reader, number)}<figcaption><b>{page.name(label)}</b>"
             f" ({page.opinions.own[number]:.1%})<br>rather {page.name(confident)}"
             f" ({_likelihood(page.opinions, number, confident):.1%})<br>{facts}"
-            f"<div class=text>{_told(text)}</div></figcaption></figure>"
+            f"<div class=text>{told(text)}</div></figcaption></figure>"
         )
     yield "</div>"
     reader.close()
@@ -138,43 +120,3 @@ def _pictures(page: Page, cache_dir: Path) -> Iterator[str]:
 def _likelihood(opinions: Opinions, number: int, label: int) -> float:
     found = opinions.probabilities[number][opinions.classes[number] == label]
     return float(found[0]) if len(found) else 0.0
-
-
-def _picture(reader: Reader, number: int) -> str:
-    try:
-        with Image.open(io.BytesIO(reader.read(number))) as image:
-            small = image.convert("RGB")
-            small.thumbnail((SIDE_PX, SIDE_PX))
-    except (DamagedSample, OSError, ValueError):
-        return "<i>no picture</i>"
-    file = io.BytesIO()
-    small.save(file, "JPEG", quality=85)
-    data = base64.b64encode(file.getvalue()).decode()
-    return f"<img alt='sample {number}' src='data:image/jpeg;base64,{data}'>"
-
-
-def _told(text: dict[str, Any]) -> str:
-    """Query, title, description and tags, escaped and cut."""
-    words = [str(text.get(key) or "") for key in ("query", "title", "description")]
-    words.append(", ".join(map(str, text.get("tags") or ())))
-    return "<br>".join(html.escape(each[:200]) for each in words if each)
-
-
-def texts_of(dataset: Dataset, ids: NDArray[np.int64]) -> list[dict[str, Any]]:
-    """The texts of these samples; {} where the dataset has none."""
-    index = dataset.index()
-    store = open_store(dataset.address)
-    lines: dict[int, list[bytes]] = {}
-    found = []
-    for number in ids.tolist():
-        shard = int(index["shard"][number])
-        if shard not in lines:
-            key = dataset.shards[shard].key.removesuffix(".tar") + ".texts.jsonl"
-            try:
-                lines[shard] = store.get(key).splitlines()
-            except StorageError:
-                lines[shard] = []
-        first = int(np.argmax(index["shard"] == shard))
-        at = number - first
-        found.append(json.loads(lines[shard][at]) if at < len(lines[shard]) else {})
-    return found

@@ -40,7 +40,8 @@ class Meaning:
     others: tuple[str, ...] = ()
     """Sentences of what else its words may mean."""
     kin: frozenset[str] = frozenset()
-    """Synsets that are no other meaning: the class itself, what is below it, and just above."""
+    """Synsets that are no other meaning: the class, what is below it and just above, its parts and
+    what it is part of."""
 
 
 @dataclass(frozen=True)
@@ -87,7 +88,7 @@ def _from_wordnet(wordnet: WordNet, line: str, label: int) -> Meaning:
             f"class {label}, {line!r}, is no synset of this WordNet; ids are of WordNet 3.0, or "
             "describe the classes in a file with classes.file"
         )
-    kin = {synset.id, *synset.hypernyms} | _below(wordnet, synset)
+    kin = {synset.id, *synset.hypernyms, *synset.wholes_and_parts} | _below(wordnet, synset)
     parents = _known(wordnet, synset.hypernyms)
     kin |= {above for parent in parents for above in parent.hypernyms}
     others = [
@@ -138,12 +139,19 @@ def _below(wordnet: WordNet, synset: Synset) -> set[str]:
 
 
 def _background(wordnet: WordNet, count: int) -> list[Synset]:
-    """So many things that can be photographed, the same in every run."""
-    if not count:
-        return []
-    every = wordnet.ids(CONCRETE)
-    picked = sorted(permutation(len(every), "background")[:count].tolist())
-    return [synset for number in picked if (synset := wordnet.synset(every[number]))]
+    """So many things that can be photographed, the same in every run.
+
+    None with a capital: genera and persons repeat in their glosses what the classes are.
+    """
+    every = wordnet.ids(CONCRETE) if count else []
+    found: list[Synset] = []
+    for number in permutation(len(every), "background").tolist():
+        synset = wordnet.synset(every[number])
+        if synset and synset.lemmas[0].islower():
+            found.append(synset)
+        if len(found) == count:
+            break
+    return sorted(found, key=lambda synset: synset.id)
 
 
 def _from_file(address: str, names: Sequence[str], num_classes: int) -> tuple[Meaning, ...]:

@@ -17,7 +17,7 @@ Floats = NDArray[np.float64]
 Labels = NDArray[np.int64]
 
 ITERATIONS = 60
-PRIOR_SAMPLES = 20.0
+PRIOR_SAMPLES = 400.0
 """Samples that the mixture of all counts as in each class."""
 LEAST_SPREAD = 0.02
 """Smallest standard deviation, as a share of that of all scores."""

@@ -17,6 +17,7 @@ from trainer.config import ConfigError
 
 _ID = re.compile(r"n(\d{8})")
 _HYPERNYM, _HYPONYM, _DOMAIN = ("@", "@i"), ("~", "~i"), (";c", ";u", ";r")
+_WHOLES_AND_PARTS = ("#m", "#s", "#p", "%m", "%s", "%p")
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,8 @@ class Synset:
     hypernyms: tuple[str, ...]
     hyponyms: tuple[str, ...]
     domains: tuple[str, ...]
+    wholes_and_parts: tuple[str, ...]
+    """What it is a member, part or substance of, and what is one of it."""
 
 
 class WordNet:
@@ -100,4 +103,5 @@ def _parse(line: str) -> Synset:
         by(_HYPERNYM),
         by(_HYPONYM),
         by(_DOMAIN),
+        by(_WHOLES_AND_PARTS),
     )
