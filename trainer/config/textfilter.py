@@ -108,8 +108,8 @@ class JudgeConfig:
         "needs a trained network",
     )
     picture_neighbours: int = setting(
-        10,
-        "with features: alike pictures of the class with which a score is averaged",
+        30,
+        "with features: alike pictures of the class whose texts tell of this one too",
         "a picture's text may be mute where those of pictures like it are not",
         unit="pictures",
         least=1,
@@ -117,7 +117,7 @@ class JudgeConfig:
     )
     own_share: float = setting(
         0.5,
-        "share of a sample's own score in such an average",
+        "share of a text's own score in its average with neighbours",
         "half for itself",
         unit="ratio",
         least=0,

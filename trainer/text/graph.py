@@ -25,18 +25,17 @@ class Gathered:
         self.vectors[ids] = vectors
 
 
-def smooth(
+def of_neighbours(
     values: Floats,
     labels: NDArray[np.int64],
     among: NDArray[np.bool_],
     gathered: Gathered,
     neighbours: int,
-    own_share: float,
 ) -> Floats:
-    """(N,) each value averaged with those of the nearest samples of its class.
+    """(N,) the mean value of the nearest samples of the same class, the sample itself left out.
 
-    among: (N,) who takes part; the others keep their values and lend none. The nearest by cosine,
-    the sample itself left out. Raises ConfigError without FAISS.
+    among: (N,) who takes part; the others keep their values and lend none, and so does the only one
+    of a class. Nearest by cosine. Raises ConfigError without FAISS.
     """
     try:
         import faiss
@@ -57,8 +56,7 @@ def smooth(
         theirs = values[ids][places]
         itself = places == np.arange(len(ids))[:, None]
         itself[~itself.any(1), -1] = True  # of more than `near` equal vectors it may be left out
-        mean = theirs[~itself].reshape(len(ids), near).mean(1)
-        found[ids] = own_share * values[ids] + (1 - own_share) * mean
+        found[ids] = theirs[~itself].reshape(len(ids), near).mean(1)
     return found
 
 

@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 
 from trainer.config import JudgeConfig
 from trainer.text import mixture
-from trainer.text.graph import Gathered, smooth
+from trainer.text.calibrate import calibrated
+from trainer.text.graph import Gathered, of_neighbours
 
 logger = logging.getLogger(__name__)
 
@@ -54,34 +55,47 @@ class Verdict:
 
 def judge(evidence: Evidence, num_classes: int, config: JudgeConfig) -> Verdict:
     """The verdict on every sample. A text that tells nothing leaves its class's share."""
-    labels, tells = evidence.labels, evidence.tells
-    margins = evidence.margins
+    labels, tells, margins = evidence.labels, evidence.tells, evidence.margins
     if evidence.texts is not None:
-        margins = smooth(
-            margins, labels, tells, evidence.texts, config.neighbours, config.own_share
-        )
+        near = of_neighbours(margins, labels, tells, evidence.texts, config.neighbours)
+        margins = config.own_share * margins + (1 - config.own_share) * near
     text, right = _by_texts(margins, labels, tells, num_classes)
-    prior = right[labels]
-    if evidence.pictures is not None:
-        told = mixture.logit(text) - mixture.logit(prior)
-        everyone = np.ones(len(labels), np.bool_)
-        told = smooth(
-            told,
-            labels,
-            everyone,
-            evidence.pictures,
-            config.picture_neighbours,
-            config.own_share,
-        )
-        text = mixture.fit(told, labels, num_classes).probability(told, labels)
-    if evidence.network is None:
+    pictures = _by_pictures(evidence, text, right, config)
+    if pictures is None:
         return Verdict(text, text, right)
-    seen = np.isfinite(evidence.network)
-    odds = mixture.logit(evidence.network[seen].astype(np.float64))
-    found = prior.copy()
-    if len(odds):
-        found[seen] = mixture.fit(odds, labels[seen], num_classes).probability(odds, labels[seen])
-    return Verdict(text, mixture.combine([text, found], prior), right)
+    return Verdict(text, mixture.combine([text, pictures], right[labels]), right)
+
+
+def _by_pictures(
+    evidence: Evidence, text: Floats, right: Floats, config: JudgeConfig
+) -> Floats | None:
+    """(N,) probability by alike pictures, by a network, or by both; None where neither is given.
+
+    Both come from networks, so they are no two witnesses: their sum is calibrated once more.
+    """
+    labels, prior = evidence.labels, mixture.logit(right[evidence.labels])
+    scores = []
+    if evidence.pictures is not None:
+        everyone = np.ones(len(labels), np.bool_)
+        told = mixture.logit(text) - prior
+        scores.append(
+            of_neighbours(told, labels, everyone, evidence.pictures, config.picture_neighbours)
+        )
+    if evidence.network is not None:
+        seen = np.isfinite(evidence.network)
+        odds = mixture.logit(np.where(seen, evidence.network, 0.5).astype(np.float64))
+        scores.append(np.where(seen, odds, np.median(odds[seen]) if seen.any() else 0.0))
+    if not scores:
+        return None
+    found = [calibrated(score, text, evidence.tells) for score in scores]
+    known = [each for each in found if each is not None]
+    if len(known) < len(found):
+        logger.warning("the texts tell too little to say what the pictures' scores mean")
+        return None
+    if len(known) == 1:
+        return known[0]
+    total = sum(mixture.logit(each) - prior for each in known)
+    return calibrated(np.asarray(total), text, evidence.tells)
 
 
 def _by_texts(
