@@ -21,7 +21,14 @@ from tools.experiments.spec import (
     filled,
     merged,
 )
-from trainer.config import ConfigError, FinetuneConfig, TrainConfig, parse
+from trainer.config import ConfigError, FinetuneConfig, TextfilterConfig, TrainConfig, parse
+
+CONFIGS: dict[str, type[object]] = {
+    "train": TrainConfig,
+    "finetune": FinetuneConfig,
+    "textfilter": TextfilterConfig,
+}
+"""What each entry is told."""
 
 
 @dataclass(frozen=True)
@@ -44,8 +51,13 @@ class Cell:
 
     @property
     def run(self) -> Path:
-        """The trainer's own folder: checkpoints and metrics."""
+        """The trainer's own folder: checkpoints and metrics, or what a text filtering wrote."""
         return self.folder / "run"
+
+    @property
+    def is_filter(self) -> bool:
+        """Whether it trains nothing."""
+        return self.module == ENTRIES["textfilter"]
 
 
 @dataclass(frozen=True)
@@ -71,9 +83,8 @@ def check(experiment: Experiment) -> None:
         chain = chain_of(experiment, method, experiment.seeds[0], nowhere, Path("/"))
         for number, (stage, cell) in enumerate(zip(method.stages, chain.cells, strict=True), 1):
             where = f"method {method.name}" + (f", stage {number}," if number > 1 else "")
-            kind = FinetuneConfig if stage.entry == "finetune" else TrainConfig
             try:
-                parse(kind, cell.run_file, source=f"{where} in {experiment.source}")
+                parse(CONFIGS[stage.entry], cell.run_file, source=f"{where} in {experiment.source}")
             except ConfigError as error:
                 raise SpecError(str(error)) from error
 
@@ -89,11 +100,11 @@ def chain_of(experiment: Experiment, method: Method, seed: int, data: Data, stat
         place = sha256([data.packs, *before])[:10]
         folder = state / "cells" / f"{seed}-{number}-{place}"
         previous = cells[-1].run.as_uri() if cells else ""
-        tree = {
-            "name": f"{experiment.name}-{seed}-{number}-{place}",
-            "seed": seed,
-            **merged(filled(stage.tree, previous), _own(data, folder)),
-        }
+        own = (
+            _filters_own(data, folder) if stage.entry == "textfilter" else _own(data, folder, seed)
+        )
+        name = f"{experiment.name}-{seed}-{number}-{place}"
+        tree = {"name": name, **merged(filled(stage.tree, previous), own)}
         title = f"{method.name}, seed {seed}"
         title += f", stage {number}" if len(method.stages) > 1 else ""
         text = yaml.safe_dump(tree, sort_keys=False)
@@ -106,8 +117,13 @@ def config_of(method: Method, seed: int) -> str:
     return sha256([seed, *([stage.entry, stage.tree] for stage in method.stages)])[:16]
 
 
-def _own(data: Data, folder: Path) -> Tree:
+def _filters_own(data: Data, folder: Path) -> Tree:
+    return {"data": data.train, "out": (folder / "run").as_uri()}
+
+
+def _own(data: Data, folder: Path, seed: int) -> Tree:
     return {
+        "seed": seed,
         "data": {"train": data.train, "val": data.val},
         "checkpoint": {"address": (folder / "run").as_uri()},
         "log": {"metrics_port": 0},

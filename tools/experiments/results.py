@@ -24,6 +24,10 @@ KEYS = (
 )
 
 
+FILTERED = "summary.json"
+"""What a text filtering writes last."""
+
+
 class Incomplete(Exception):
     """A run that says it is done has no validation at its end."""
 
@@ -71,6 +75,8 @@ def is_of(row: Row, chain: Chain, sizes: Sequence[int] = ()) -> bool:
 
 def is_done(cell: Cell) -> bool:
     """Whether the trainer has ended the run. Raises Incomplete where its validation was lost."""
+    if cell.is_filter:
+        return (cell.run / FILTERED).exists()
     lines = read_metrics(_text(cell))
     if not lines or (lines[-1]["event"], lines[-1].get("reason")) != ("end", "completed"):
         return False
@@ -82,7 +88,8 @@ def is_done(cell: Cell) -> bool:
 
 def row_of(chain: Chain, commit: str, machine: str, sizes: Sequence[int] = ()) -> Row:
     """The row of a chain whose runs are all done; its last is evaluated at the sizes."""
-    runs = [read_metrics(_text(cell)) for cell in chain.cells]
+    trained = [cell for cell in chain.cells if not cell.is_filter]
+    runs = [read_metrics(_text(cell)) for cell in trained]
     final = next(line for line in reversed(runs[-1]) if line["event"] == "evaluate")
     curve: list[tuple[float, float]] = []
     epochs = 0.0
@@ -100,7 +107,7 @@ def row_of(chain: Chain, commit: str, machine: str, sizes: Sequence[int] = ()) -
         "top5": final["top5"],
         "class_top1": final["class_top1"],
         "train_top1": train_top1(runs[-1]),
-        "seconds": round(sum(seconds_of(_text(cell)) for cell in chain.cells), 1),
+        "seconds": round(sum(seconds_of(_text(cell)) for cell in trained), 1),
         "samples": sum(lines[-1]["seen"] for lines in runs),
         **resolution.measure(chain.cells[-1], sizes),
         "curve": curve,

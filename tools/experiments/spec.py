@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -13,10 +14,18 @@ Tree = dict[str, Any]
 KEYS = ("what", "data", "seeds", "jobs", "sizes", "base", "methods")
 SIZES_PX = (16, 2048)
 """Least and most, as input.size_px allows."""
-ENTRIES = {"train": "trainer.train", "finetune": "trainer.finetune"}
+ENTRIES = {
+    "train": "trainer.train",
+    "finetune": "trainer.finetune",
+    "textfilter": "trainer.textfilter",
+}
 """Modules that a stage may be run by, called as `python -m MODULE RUN.yaml`."""
 PREVIOUS = "{previous}"
 """Stands for the address of the run folder of the stage before, in any text of a stage's tree."""
+VARIABLE = re.compile(r"\{env:([A-Z_][A-Z0-9_]*)\}")
+"""Stands for an environment variable's value, such as where a model's folder is here."""
+FILTERS_OWN = ("name", "data", "out")
+"""Keys of a text filtering that the experiment sets itself."""
 OWN = (
     "name",
     "seed",
@@ -185,9 +194,13 @@ def _method(name: str, value: Any, base: Tree, source: str) -> Method:
     for number, step in enumerate(steps, 1):
         key = f"methods.{name}.stages[{number}]" if len(steps) > 1 else f"methods.{name}"
         tree = dict(_mapping({} if step is None else step, key, source))
-        stage = Stage(tree.pop("entry", entry), merged(shared, tree))
+        kind = tree.pop("entry", entry)
+        # A text filtering is no training run: nothing of the base is about it.
+        stage = Stage(kind, tree if kind == "textfilter" else merged(shared, tree))
         _check_stage(stage, number, key, source)
         stages.append(stage)
+    if stages[-1].entry == "textfilter":
+        raise SpecError(f"methods.{name} in {source} ends with textfilter, which trains nothing")
     return Method(name, tuple(stages))
 
 
@@ -196,7 +209,7 @@ def _check_stage(stage: Stage, number: int, key: str, source: str) -> None:
         raise SpecError(
             f"entry of {key} in {source} is {stage.entry!r}; allowed is {' or '.join(ENTRIES)}"
         )
-    for own in OWN:
+    for own in FILTERS_OWN if stage.entry == "textfilter" else OWN:
         if _has(stage.tree, own):
             raise SpecError(f"{own} of {key} in {source} is given, but the experiment sets it")
     named = any(PREVIOUS in text for text in _texts(stage.tree))
@@ -221,12 +234,23 @@ def merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> Tree:
 
 
 def filled(value: Any, previous: str) -> Any:
-    """The value with the address in place of {previous}, in each of its texts."""
+    """The value with the address in place of {previous}, and variables' values, in each text.
+
+    Raises SpecError for a variable that is not set.
+    """
     if isinstance(value, dict):
         return {key: filled(each, previous) for key, each in value.items()}
     if isinstance(value, list):
         return [filled(each, previous) for each in value]
-    return value.replace(PREVIOUS, previous) if isinstance(value, str) else value
+    if not isinstance(value, str):
+        return value
+    return VARIABLE.sub(_variables_value, value.replace(PREVIOUS, previous))
+
+
+def _variables_value(found: re.Match[str]) -> str:
+    if found[1] not in os.environ:
+        raise SpecError(f"the environment variable {found[1]} is not set, but a stage names it")
+    return os.environ[found[1]]
 
 
 def _texts(value: Any) -> Iterator[str]:
