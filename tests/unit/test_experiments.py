@@ -96,6 +96,16 @@ def test_a_method_is_the_base_with_its_own_values_and_those_of_its_stage() -> No
             "methods.ce in losses.yaml names {previous}, but it is the first stage",
         ),
         (
+            "methods.ce",
+            {"entry": "textfilter"},
+            "methods.ce in losses.yaml ends with textfilter, which trains nothing",
+        ),
+        (
+            "methods.staged.stages.0",
+            {"entry": "textfilter", "out": "/here"},
+            "out of methods.staged.stages[1] in losses.yaml is given, but the experiment sets it",
+        ),
+        (
             "methods.staged.stages.1",
             {"epochs": 2},
             "methods.staged.stages[2] in losses.yaml does not begin from the stage before",
@@ -317,7 +327,11 @@ def test_rows_of_another_configuration_or_data_set_are_not_mixed_in() -> None:
 
 
 @pytest.mark.parametrize("path", sorted(places.EXPERIMENTS.glob("*.yaml")), ids=lambda p: p.stem)
-def test_the_experiments_of_this_project_can_be_run(path: Path) -> None:
+def test_the_experiments_of_this_project_can_be_run(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in spec.VARIABLE.findall(path.read_text()):
+        monkeypatch.setenv(name, "/models/some")
     cells.check(spec.read(path))
 
 
@@ -340,3 +354,24 @@ def test_sizes_must_be_ascending_numbers(sizes: Any) -> None:
         read(content() | {"sizes": sizes})
     assert read(content() | {"sizes": [48, 64]}).sizes == (48, 64)
     assert read(content()).sizes == ()
+
+
+def test_a_text_filtering_is_told_its_own_stage_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    stage = {"entry": "textfilter", "encoder": {"model": "{env:SOME_ENCODER}"}}
+    experiment = read(changed("methods.staged.stages.0", stage))
+    method = experiment.methods[-1]
+    assert method.stages[0].tree == {"encoder": {"model": "{env:SOME_ENCODER}"}}
+    data = Data("file:///train", "file:///val", "", "")
+    with pytest.raises(SpecError, match="SOME_ENCODER is not set"):
+        cells.chain_of(experiment, method, 0, data, Path("/state"))
+    monkeypatch.setenv("SOME_ENCODER", "/models/small")
+    judged, trained = cells.chain_of(experiment, method, 0, data, Path("/state")).cells
+    told = yaml.safe_load(judged.run_file)
+    assert judged.module == "trainer.textfilter"
+    assert told["data"] == "file:///train"
+    assert told["out"] == judged.run.as_uri()
+    assert told["encoder"] == {"model": "/models/small"}
+    assert judged.run.as_uri() in trained.run_file
+    monkeypatch.setenv("SOME_ENCODER", "/elsewhere")
+    moved = cells.chain_of(experiment, method, 0, data, Path("/state"))
+    assert moved.cells[0].folder == judged.folder
