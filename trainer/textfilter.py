@@ -13,8 +13,6 @@ there is never encoded again, so a killed process goes on where it was.
 
 from __future__ import annotations
 
-import hashlib
-import io
 import json
 import logging
 import os
@@ -40,7 +38,7 @@ from trainer.text.encoder import Encoder, open_encoder
 from trainer.text.graph import Gathered
 from trainer.text.judge import Evidence, Verdict, by_source, judge
 from trainer.text.measure import MEASURES, Space, margins, measure, space_of
-from trainer.text.pieces import Pieces, Span, spans
+from trainer.text.pieces import Pieces, Span, keep_array, spans
 from trainer.text.select import loss_weights, sampling_weights, select
 
 logger = logging.getLogger(__name__)
@@ -83,7 +81,7 @@ def textfilter(config: TextfilterConfig) -> None:
     if left:
         logger.info("%d pieces of others are missing; the last of them judges", len(left))
         return
-    _finish(work, encoder, known, texts, pictures)
+    finish(work, encoder, known, texts, pictures)
 
 
 def _place() -> tuple[int, int]:
@@ -137,13 +135,13 @@ def _fill_pictures(pieces: Pieces, work: Work) -> None:
         logger.info("features of %d pictures from %d", span.rows, span.first)
 
 
-def _finish(
+def finish(
     work: Work, encoder: Encoder, known: Meanings, texts: Pieces, pictures: Pieces | None
 ) -> None:
     """Judges all samples and writes what training takes."""
     config, dataset = work.config, work.dataset
-    scores, gathered = _measured(work, texts, space_of(known, encoder), encoder.dim)
     labels = dataset.index()["label"].astype(np.int64)
+    scores, gathered = _measured(work, labels, texts, space_of(known, encoder), encoder.dim)
     evidence = Evidence(
         labels=labels,
         margins=margins(scores),
@@ -154,15 +152,14 @@ def _finish(
     )
     verdict = judge(evidence, dataset.num_classes, config.judge)
     scores["text"], scores["probability"] = verdict.text, verdict.probability
-    _write(work, encoder.name, scores, verdict)
+    _write(work, encoder.name, labels, scores, verdict)
 
 
 def _measured(
-    work: Work, pieces: Pieces, space: Space, dim: int
+    work: Work, labels: NDArray[np.int64], pieces: Pieces, space: Space, dim: int
 ) -> tuple[NDArray[Any], Gathered | None]:
     """SCORES of all samples, probabilities not yet; and the vectors, where they are needed."""
     dataset = work.dataset
-    labels = dataset.index()["label"]
     scores = np.zeros(dataset.num_samples, SCORES)
     gathered = Gathered(dataset.num_samples, dim) if work.config.judge.neighbours else None
     for span in work.every:
@@ -170,7 +167,7 @@ def _measured(
         if gathered is not None:
             gathered.fill(span.ids, piece["vectors"])
         vectors = piece["vectors"].astype(np.float32)
-        found = measure(vectors, labels[span.ids].astype(np.int64), space)
+        found = measure(vectors, labels[span.ids], space)
         for part in (found, piece["facts"]):
             for name in part.dtype.names or ():
                 scores[name][span.ids] = part[name]
@@ -185,10 +182,10 @@ def _gathered(pieces: Pieces, work: Work) -> Gathered:
     return gathered
 
 
-def _write(work: Work, encoder: str, scores: NDArray[Any], verdict: Verdict) -> None:
-    config, dataset = work.config, work.dataset
-    labels = dataset.index()["label"].astype(np.int64)
-    probability = verdict.probability
+def _write(
+    work: Work, encoder: str, labels: NDArray[np.int64], scores: NDArray[Any], verdict: Verdict
+) -> None:
+    config, dataset, probability = work.config, work.dataset, verdict.probability
     selection = select(probability, labels, dataset.num_classes, config.select)
     store = open_store(config.out)
     files = {}
@@ -198,10 +195,7 @@ def _write(work: Work, encoder: str, scores: NDArray[Any], verdict: Verdict) -> 
         ("weights.npy", loss_weights(probability, config.select)),
         ("sampling.npy", sampling_weights(probability, labels, config.select)),
     ):
-        content = io.BytesIO()
-        np.save(content, array, allow_pickle=False)
-        store.put(name, content.getvalue())
-        files[name] = hashlib.sha256(content.getvalue()).hexdigest()
+        files[name] = keep_array(store, name, array)
     summary = {
         "schemaVersion": 1,
         "data": dataset.address,

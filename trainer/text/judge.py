@@ -63,7 +63,7 @@ def judge(evidence: Evidence, num_classes: int, config: JudgeConfig) -> Verdict:
     pictures = _by_pictures(evidence, text, right, config)
     if pictures is None:
         return Verdict(text, text, right)
-    return Verdict(text, mixture.combine([text, pictures], right[labels]), right)
+    return Verdict(text, mixture.combine(text, pictures, right[labels]), right)
 
 
 def _by_pictures(

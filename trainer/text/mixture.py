@@ -8,6 +8,7 @@ Letters: N samples, K classes; component 0 is wrong, 1 is right.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,6 +24,8 @@ LEAST_SPREAD = 0.02
 """Smallest standard deviation, as a share of that of all scores."""
 LEAST, MOST = 1e-3, 1 - 1e-3
 """Probabilities end here: no score is proof."""
+BLOCK = 1 << 18
+"""Samples that are worked on at once: of 16 M, each temporary array would take 128 MB or more."""
 
 
 @dataclass(frozen=True)
@@ -37,10 +40,22 @@ class Mixture:
 
     def probability(self, scores: Floats, labels: Labels) -> Floats:
         """(N,) that the label is right; it never falls as the score rises."""
+        found = np.empty(len(scores))
+        for part in blocks(len(scores)):
+            found[part] = self._probability(scores[part], labels[part])
+        return found
+
+    def _probability(self, scores: Floats, labels: Labels) -> Floats:
         mean, spread = self.means[labels], self.spreads[labels]
         held = _on_the_rising_side(scores, mean, spread)
         odds = _density(held, mean[:, 1], spread[:, 1]) - _density(held, mean[:, 0], spread[:, 0])
         return expit(odds + logit(self.right[labels]))
+
+
+def blocks(count: int) -> Iterator[slice]:
+    """0..count-1 in parts of BLOCK."""
+    for start in range(0, count, BLOCK):
+        yield slice(start, min(start + BLOCK, count))
 
 
 def fit(scores: Floats, labels: Labels, num_classes: int) -> Mixture:
@@ -84,14 +99,16 @@ def _step(
     prior_samples: float,
 ) -> Mixture:
     """One step of expectation and maximisation, with the prior as samples beside."""
-    right = mixture.probability(scores, labels)
-    counts = np.empty((num_classes, 2))
-    sums = np.empty((num_classes, 2))
-    squares = np.empty((num_classes, 2))
-    for component, share in enumerate((1 - right, right)):
-        counts[:, component] = np.bincount(labels, share, num_classes)
-        sums[:, component] = np.bincount(labels, share * scores, num_classes)
-        squares[:, component] = np.bincount(labels, share * scores**2, num_classes)
+    counts = np.zeros((num_classes, 2))
+    sums = np.zeros((num_classes, 2))
+    squares = np.zeros((num_classes, 2))
+    for part in blocks(len(scores)):
+        values, own = scores[part], labels[part]
+        right = mixture.probability(values, own)
+        for component, share in enumerate((1 - right, right)):
+            counts[:, component] += np.bincount(own, share, num_classes)
+            sums[:, component] += np.bincount(own, share * values, num_classes)
+            squares[:, component] += np.bincount(own, share * values**2, num_classes)
     shares = np.stack([1 - prior.right, prior.right], 1)
     beside = prior_samples * shares + 1e-9
     counts = counts + beside
@@ -120,10 +137,13 @@ def _on_the_rising_side(scores: Floats, mean: Floats, spread: Floats) -> Floats:
     return np.where(np.isfinite(turn), held, scores)
 
 
-def combine(probabilities: list[Floats], prior: Floats) -> Floats:
-    """(N,) one probability of several independent ones, each of which began from the prior."""
-    odds = logit(prior) + sum(logit(each) - logit(prior) for each in probabilities)
-    return expit(odds)
+def combine(first: Floats, second: Floats, prior: Floats) -> Floats:
+    """(N,) one probability of two independent ones, each of which began from the prior."""
+    found = np.empty(len(first))
+    for part in blocks(len(first)):
+        odds = logit(first[part]) + logit(second[part]) - logit(prior[part])
+        found[part] = expit(odds)
+    return found
 
 
 def logit(probability: Floats) -> Floats:

@@ -20,7 +20,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trainer.data.shards import Dataset, DatasetError
-from trainer.storage import NotFound, open_store
+from trainer.storage import NotFound, Store, open_store
+from trainer.storage.interface import PART_BYTES
 
 FORMAT = "pieces/1"
 
@@ -57,6 +58,32 @@ def spans(dataset: Dataset) -> list[Span]:
     return found
 
 
+def keep_array(store: Store, key: str, array: NDArray[Any]) -> str:
+    """Writes a .npy object without a copy of the array; gives its SHA-256."""
+    head, body = _as_npy(array)
+    _upload(store, key, head, body)
+    return _sha256(head, body)
+
+
+def _as_npy(array: NDArray[Any]) -> tuple[bytes, memoryview]:
+    """Header and data of a .npy file."""
+    whole = np.ascontiguousarray(array)
+    head = io.BytesIO()
+    np.lib.format.write_array_header_1_0(head, np.lib.format.header_data_from_array_1_0(whole))
+    return head.getvalue(), whole.reshape(-1).view(np.uint8).data
+
+
+def _sha256(head: bytes, body: memoryview) -> str:
+    whole = hashlib.sha256(head)
+    whole.update(body)
+    return whole.hexdigest()
+
+
+def _upload(store: Store, key: str, head: bytes, body: memoryview) -> None:
+    chunks = (body[start : start + PART_BYTES] for start in range(0, len(body), PART_BYTES))
+    store.upload(key, [head, *chunks], len(head) + len(body))
+
+
 class Pieces:
     """The pieces of one dataset made in one way."""
 
@@ -75,12 +102,9 @@ class Pieces:
         """Writes a piece; the same piece of another writer may be there already."""
         number, described = span.number, {}
         for name, array in arrays.items():
-            content = io.BytesIO()
-            np.save(content, array, allow_pickle=False)
-            data = content.getvalue()
-            sha256 = hashlib.sha256(data).hexdigest()
-            described[name] = sha256
-            self._store.put(self._array(number, sha256), data)
+            head, body = _as_npy(array)
+            described[name] = _sha256(head, body)
+            _upload(self._store, self._array(number, described[name]), head, body)
         manifest = {"format": FORMAT, "piece": number, "arrays": described}
         self._store.put(self._manifest(number), json.dumps(manifest).encode())
 

