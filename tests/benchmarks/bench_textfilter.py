@@ -35,7 +35,7 @@ from trainer.text.encoder import encode_once, open_encoder
 from trainer.text.wordnet import WordNet
 
 NUM_TEXTS = int(os.environ.get("TEXTS", "5000"))
-PAIRS = int(os.environ.get("TEXT_PAIRS", "3"))
+PAIRS = int(os.environ.get("TEXT_PAIRS", "2"))
 WORDNET = Path("/usr/share/wordnet")
 MEDIAN_WORDS, SPREAD, MOST_WORDS = 18, 0.9, 150
 """Of a text: about 23 tokens in the middle, 166 at the 99th per cent."""
