@@ -225,13 +225,30 @@ def _take_away(
 def _remove_left(api: Api, kind: Kind, name: str, thing: Object) -> None:
     """Removes what an earlier job of the name has left of this object, never a live one's."""
     metadata, part = thing["metadata"], kind_of(thing)
-    namespace = metadata["namespace"]
-    left = api.find(part, metadata["name"], namespace)
-    if left is None:
+    for _ in range(TRIES):
+        left = api.find(part, metadata["name"], metadata["namespace"])
+        if left is None:
+            return
+        _check_is_left(api, kind, name, part, left)
+        # As it was judged: whoever wins at this moment makes it a part of its own job.
+        uid, version = (left["metadata"][key] for key in ("uid", "resourceVersion"))
+        try:
+            api.delete(
+                part, metadata["name"], namespace=metadata["namespace"], uid=uid, version=version
+            )
+        except Conflict:
+            continue  # a Job's status goes on changing while it is cleared away
+        wait_gone(api, part, left)
         return
+    raise _at_once(name)
+
+
+def _check_is_left(api: Api, kind: Kind, name: str, part: Kind, left: Object) -> None:
+    """Raises Conflict where an object is no job's of the name, or a live one's."""
+    namespace = left["metadata"]["namespace"]
     if labels_of(left).get(JOB_LABEL) != name:
         raise Conflict(
-            f"{part.name} {metadata['name']!r} exists in namespace {namespace} and is no "
+            f"{part.name} {left['metadata']['name']!r} exists in namespace {namespace} and is no "
             "part of a job of this name; choose another name"
         )
     owners = {owner["uid"] for owner in left["metadata"].get("ownerReferences", ())}
@@ -239,19 +256,6 @@ def _remove_left(api: Api, kind: Kind, name: str, thing: Object) -> None:
     owner = api.find(kind, name, namespace)
     if owner is not None and owner["metadata"]["uid"] in owners and not _ends(owner):
         raise _at_once(name)
-    # A Job's status goes on changing while it is cleared away; a runtime changes by submits alone.
-    version = "" if part is JOB else left["metadata"]["resourceVersion"]
-    try:
-        api.delete(
-            part,
-            metadata["name"],
-            namespace=namespace,
-            uid=left["metadata"]["uid"],
-            version=version,
-        )
-    except Conflict as error:
-        raise _at_once(name) from error
-    wait_gone(api, part, left)
 
 
 def _ends(thing: Object) -> bool:
