@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
 from launcher.errors import UsageError
-from launcher.request import Request, Tuned
+from launcher.request import IndexedRequest, Request, Tuned, Work
 from launcher.spec import JobConfig, Patch, read_patches
-from trainer.config import FinetuneConfig, TrainConfig, parse, section
+from trainer.config import FinetuneConfig, TrainConfig, dump, parse, section
 
 
 @dataclass(frozen=True)
@@ -63,11 +64,7 @@ def read_job_file(request: Request) -> JobFile:
 
     text, source = _recipe_text(request.model)
     tree = _tree(text, source)
-    for_job = [_whole(override) for override in request.overrides if override.startswith("job.")]
-    for_run = [override for override in request.overrides if not override.startswith("job.")]
-    for override in for_run:
-        if override.partition("=")[0] == "name":
-            raise UsageError(f"override {override!r}: a run is called as its job; give --name")
+    for_job, for_run = _parted(request.overrides)
     job = yaml.safe_dump({"job": _worded(tree.get("job") or {})})
     if request.tuned is not None:
         run = _tuned_run(request.tuned, tree, source, for_run)
@@ -79,6 +76,27 @@ def read_job_file(request: Request) -> JobFile:
         source,
         _patches(request, tree.get("patches"), source),
     )
+
+
+def read_work(request: IndexedRequest, work: Work) -> tuple[JobConfig, Any, tuple[Patch, ...]]:
+    """Job, configuration and patches of a job of independent parts, with the overrides applied: it
+    has no file. Raises UsageError or ConfigError, one line."""
+    for_job, for_config = _parted(request.overrides)
+    job = parse(_JobPart, "", for_job, source="the defaults", complete=False).job
+    config = parse(
+        type(work.config), dump(work.config), for_config, source=work.stage, complete=False
+    )
+    return job, config, read_patches(request.patches, Path())
+
+
+def _parted(overrides: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Those of the job, and those of what it runs. Raises UsageError for one of its name."""
+    for_job = [_whole(override) for override in overrides if override.startswith("job.")]
+    for_run = [override for override in overrides if not override.startswith("job.")]
+    for override in for_run:
+        if override.partition("=")[0] == "name":
+            raise UsageError(f"override {override!r}: a run is called as its job; give --name")
+    return for_job, for_run
 
 
 def _tree(text: str, source: str) -> dict[str, Any]:

@@ -8,38 +8,29 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
-from launcher import settings, spec
+from launcher import spec
 from launcher.errors import UsageError
 from launcher.jobfile import read_job_file, recipes
+from launcher.placing import (
+    Resolved,
+    absolute,
+    check_local,
+    is_here,
+    place,
+    required,
+)
 from launcher.request import Request
 from launcher.settings import Settings
 from launcher.spec import JobConfig, JobSpec, RendezvousConfig, Workers
 from trainer.config import FinetuneConfig, LogConfig, TrainConfig, dump
 
-__all__ = ["PLACEHOLDER", "Resolved", "recipes", "resolve"]
-
-PLACEHOLDER = "MISSING"
-"""Stands in a dry run where an image or an address has not been given."""
-
-
-@dataclass(frozen=True)
-class Resolved:
-    """A job and what a real submit would refuse it for."""
-
-    spec: JobSpec
-    missing: tuple[str, ...]
-    """A line for each value that stands as a placeholder: what it is and how to give it."""
-    notes: tuple[str, ...]
-    """What the user should know, a line each."""
+__all__ = ["Resolved", "recipes", "resolve"]
 
 
 def resolve(
     request: Request, known: Settings, default_checkpoints: Callable[[str], str]
-) -> Resolved:
+) -> Resolved[JobSpec]:
     """Raises UsageError or ConfigError, one line, for whatever cannot be meant.
 
     default_checkpoints: gives a local run's folder by the job's name, where none was set.
@@ -47,17 +38,18 @@ def resolve(
     _check_flags(request)
     asked = read_job_file(request)
     run = _started(request, asked.run)
-    job = _place(request, asked.job, known, run)
+    usual_stage = "finetune" if isinstance(run, FinetuneConfig) else "train"
+    job = place(request, _with_backend(request, asked.job), known, usual_stage)
     spec.check_platform(job)
     workers, ranks = _size(request, job)
     missing: list[str] = []
     if not request.local:
-        job = dataclasses.replace(job, image=_required("image", job.image, "--image", missing))
+        job = dataclasses.replace(job, image=required("image", job.image, "--image", missing))
     else:
         job, run = _for_this_machine(request, job, run)
     train = _address(request, "data", run.data.train, request.data or known.get("data"))
     val = _address(request, "val", run.data.val, request.val or known.get("val"))
-    data = dataclasses.replace(run.data, train=_required("data", train, "--data", missing), val=val)
+    data = dataclasses.replace(run.data, train=required("data", train, "--data", missing), val=val)
     run = dataclasses.replace(run, data=data)
     most_chars = spec.name_most_chars(job.backend, workers.most)
     digest = _digest(job, workers, run)
@@ -76,7 +68,7 @@ def _started(request: Request, run: TrainConfig) -> TrainConfig:
     """The run with the address that it begins from checked, where it begins from one."""
     if not isinstance(run, FinetuneConfig):
         return run
-    address = _absolute(request, spec.check_address(run.start.address, "start.address"))
+    address = absolute(request, spec.check_address(run.start.address, "start.address"))
     return dataclasses.replace(run, start=dataclasses.replace(run.start, address=address))
 
 
@@ -111,63 +103,20 @@ def _check_flags(request: Request) -> None:
         if getattr(request, field) is not None:
             where = "goes without --local" if request.local else "needs --local"
             raise UsageError(f"{_flag(field)} {where}; give {_flag(instead)} in its place")
-    if request.local and request.deadline_s is not None:
-        raise UsageError("--deadline goes without --local: only a cluster's controller ends jobs")
-    if request.local and request.patches:
-        raise UsageError(
-            f"--patch {request.patches[0]} goes without --local; patches change a cluster's objects"
-        )
+    check_local(request)
 
 
 def _flag(field: str) -> str:
     return f"--{field.replace('_', '-')}"
 
 
-_LISTS = ("image_pull_secrets", "tolerations")
-_PROXIES = {"http": "http_proxy", "https": "https_proxy", "bypass": "no_proxy"}
-"""Keys of job.proxy with the settings of the same meaning."""
-
-
-def _place(request: Request, job: JobConfig, known: Settings, run: TrainConfig) -> JobConfig:
-    """The job with flags over its own values over the settings, each checked."""
-    chosen: dict[str, Any] = {}
-    for key in (
-        "image",
-        "namespace",
-        "budget",
-        "user",
-        "queue",
-        "s3_secret",
-        "priority_class",
-        "gpu_product",
-        "service_account",
-        "ca_bundle",
-    ):
-        chosen[key] = getattr(request, key, "") or getattr(job, key) or known.get(key)
-    for key in _LISTS:
-        words = known.get(key).split(",")
-        chosen[key] = getattr(job, key) or tuple(word.strip() for word in words if word.strip())
-    proxy = {key: getattr(job.proxy, key) or known.get(other) for key, other in _PROXIES.items()}
-    chosen["proxy"] = dataclasses.replace(job.proxy, **proxy)
-    if request.deadline_s is not None:
-        chosen["deadline_s"] = request.deadline_s
-    chosen["backend"] = request.backend or job.backend
-    if chosen["backend"] not in spec.BACKENDS:
+def _with_backend(request: Request, job: JobConfig) -> JobConfig:
+    chosen = request.backend or job.backend
+    if chosen not in spec.BACKENDS:
         raise UsageError(
             f"--backend {request.backend!r} is unknown; allowed are {', '.join(spec.BACKENDS)}"
         )
-    usual = "finetune" if isinstance(run, FinetuneConfig) else "train"
-    chosen["stage"] = request.stage or job.stage or known.get("stage") or usual
-    for key in ("namespace", "queue", "s3_secret", "priority_class"):
-        spec.check_object_name(chosen[key], key)
-    chosen["user"] = spec.as_label(chosen["user"])  # a login may hold what no label may
-    for key in ("budget", "stage", "queue"):
-        spec.check_label(chosen[key], key)
-    if any(character.isspace() for character in chosen["image"]):
-        raise UsageError(
-            f"image {chosen['image']!r} holds a space; give registry/name:tag or @digest"
-        )
-    return dataclasses.replace(job, **chosen)
+    return dataclasses.replace(job, backend=chosen)
 
 
 def _size(request: Request, job: JobConfig) -> tuple[Workers, int]:
@@ -224,23 +173,7 @@ def _address(request: Request, key: str, of_file: str, otherwise: str) -> str:
             "give one of them"
         )
     chosen = spec.check_address(flag or of_file or otherwise, f"--{key}")
-    return _absolute(request, chosen)
-
-
-def _absolute(request: Request, address: str) -> str:
-    if request.local and address and "://" not in address:
-        return f"file://{Path(address).expanduser().resolve()}"
-    return address
-
-
-def _required(key: str, value: str, flag: str, missing: list[str]) -> str:
-    if value:
-        return value
-    missing.append(
-        f"{key} is not set; give {flag}, the variable {settings.variable(key)}, "
-        f"or {key} in {settings.PROJECT_FILE}"
-    )
-    return f"{PLACEHOLDER}-{key}"
+    return absolute(request, chosen)
 
 
 def _run_folder(
@@ -258,11 +191,11 @@ def _run_folder(
             "give one of them"
         )
     if run.checkpoint.address:
-        return _absolute(request, spec.check_address(run.checkpoint.address, "checkpoint.address"))
+        return absolute(request, spec.check_address(run.checkpoint.address, "checkpoint.address"))
     base = spec.check_address(request.checkpoints or known.get("checkpoints"), "--checkpoints")
     if not base and request.local:
         return default_checkpoints(name)
-    base = _required("checkpoints", _absolute(request, base), "--checkpoints", missing)
+    base = required("checkpoints", absolute(request, base), "--checkpoints", missing)
     return f"{base.rstrip('/')}/{name}"
 
 
@@ -336,6 +269,6 @@ def _notes(resolved: JobSpec) -> list[str]:
             ("checkpoint.address", run.checkpoint.address),
             ("start.address", run.start.address if isinstance(run, FinetuneConfig) else ""),
         ):
-            if address and not address.startswith(("s3://", PLACEHOLDER)):
+            if is_here(address):
                 notes.append(f"{key} {address} is a path: pods see only what their image holds")
     return notes

@@ -71,6 +71,16 @@ class Event:
 
 
 @dataclass(frozen=True)
+class Indexes:
+    """How far a job of independent parts is."""
+
+    total: int
+    done: int
+    failed: str = ""
+    """Those that failed for good, as Kubernetes lists them: 1,3-5."""
+
+
+@dataclass(frozen=True)
 class JobStatus:
     """One job. Moments are ISO 8601 in UTC, spans in seconds."""
 
@@ -101,3 +111,5 @@ class JobStatus:
     gpus: int = 0
     """GPUs of the workers that run now."""
     progress: Progress | None = None
+    indexes: Indexes | None = None
+    """Of a job of independent parts; else None."""

@@ -11,10 +11,12 @@ from typing import TYPE_CHECKING, Any
 from launcher.cli import options as opt
 from launcher.cli.manners import seconds, tell, warn
 from launcher.errors import LauncherError, UsageError
-from launcher.request import Request
+from launcher.request import IndexedRequest, Request
 
 if TYPE_CHECKING:
-    from launcher.resolve import Resolved
+    from launcher.placing import Resolved
+    from launcher.request import Work
+    from launcher.spec import IndexedSpec, JobSpec
 
 
 def _asked(
@@ -58,14 +60,48 @@ def asking_without_model(command: Callable[..., None]) -> Callable[..., None]:
     return opt.with_options(command, "request", _asked, make, without=("model",))
 
 
+def _indexed_asked(
+    overrides: opt.PartOverrides = None,
+    indexes: opt.Indexes = None,
+    parallelism: opt.Parallelism = None,
+    gpus: opt.PodGpus = None,
+    cpus: opt.PodCpus = None,
+    memory_gib: opt.PodMemory = None,
+    local: opt.Local = False,
+    name: opt.PartName = "",
+    image: opt.Image = "",
+    checkpoints: opt.Checkpoints = "",
+    namespace: opt.Namespace = "",
+    budget: opt.Budget = "",
+    deadline: opt.Deadline = "",
+    stage: opt.Stage = "",
+    queue: opt.Queue = "",
+    patches: opt.PatchFiles = None,
+) -> None:
+    """The options that describe a job of independent parts."""
+
+
+def asking_indexed(command: Callable[..., None]) -> Callable[..., None]:
+    """The command with the options of `_indexed_asked`, listed after its own, in place of its
+    IndexedRequest."""
+    return opt.with_options(
+        command, "request", _indexed_asked, lambda said: IndexedRequest(**_worded(said))
+    )
+
+
 def _request(said: dict[str, Any]) -> Request:
+    return Request(**_worded(said))
+
+
+def _worded(said: dict[str, Any]) -> dict[str, Any]:
+    """What was said as requests have it."""
     said |= {key: tuple(said[key] or ()) for key in ("overrides", "patches")}
     deadline = said.pop("deadline")
     said["deadline_s"] = math.ceil(seconds(deadline, "--deadline")) if deadline else None
-    return Request(**said)
+    return said
 
 
-def resolved(request: Request) -> Resolved:
+def resolved(request: Request) -> Resolved[JobSpec]:
     """The job that a request means, its missing values as placeholders."""
     from launcher import local, settings
     from launcher.resolve import resolve
@@ -74,15 +110,30 @@ def resolved(request: Request) -> Resolved:
     return resolve(request, known, local.default_checkpoints)
 
 
-def complete(request: Request) -> Resolved:
-    """The same; raises UsageError where something that a real run needs is not set."""
+def resolved_indexed(request: IndexedRequest, work: Work) -> Resolved[IndexedSpec]:
+    """The job of independent parts that a request means, likewise."""
+    from launcher import local, settings
+    from launcher.indexed import resolve_indexed
+
+    known = settings.load(os.environ, Path.cwd())
+    return resolve_indexed(request, work, known, local.default_checkpoints)
+
+
+def complete(request: Request) -> Resolved[JobSpec]:
+    """The same as `resolved`; raises UsageError where something that a real run needs is not
+    set."""
     found = resolved(request)
-    if found.missing:
-        raise UsageError("; ".join(found.missing))
+    check_complete(found)
     return found
 
 
-def checked_objects(found: Resolved) -> list[dict[str, Any]]:
+def check_complete(found: Resolved[Any]) -> None:
+    """Raises UsageError where something that a real run needs is not set."""
+    if found.missing:
+        raise UsageError("; ".join(found.missing))
+
+
+def checked_objects(found: Resolved[Any]) -> list[dict[str, Any]]:
     """The rendered objects, with notes told. Raises LauncherError for a field the CRD lacks."""
     from launcher import render
 

@@ -17,7 +17,8 @@ from launcher.errors import LauncherError, UsageError
 from launcher.request import Request
 
 if TYPE_CHECKING:
-    from launcher.resolve import Resolved
+    from launcher.placing import Resolved
+    from launcher.spec import JobSpec
 
 STEPS = (20, 500)
 """Fewest and most timed steps: below, the median moves by more than it is told to."""
@@ -68,8 +69,8 @@ def calibrate(
     if not STEPS[0] <= steps <= STEPS[1]:
         raise UsageError(f"--steps is {steps}, but {STEPS[0]} to {STEPS[1]} are allowed")
     request = Request(
-        model,
-        tuple(overrides or ()),
+        model=model,
+        overrides=tuple(overrides or ()),
         local=local,
         gpus=None if local else 1,
         gpus_per_worker=1,
@@ -94,7 +95,7 @@ def calibrate(
     _as_job(context, request, steps, dry_run, kube_context)
 
 
-def _training(found: Resolved, model: str) -> Resolved:
+def _training(found: Resolved[JobSpec], model: str) -> Resolved[JobSpec]:
     """The same. Raises UsageError where its run begins from another's weights."""
     from trainer.config import FinetuneConfig
 
@@ -132,7 +133,7 @@ def _as_job(
     )
 
 
-def _here(found: Resolved, steps: int, out: str) -> None:
+def _here(found: Resolved[JobSpec], steps: int, out: str) -> None:
     """Measures on this machine."""
     from launcher.programs import run_program
     from trainer.config import RUN_CONFIG, dump

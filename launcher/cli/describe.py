@@ -7,7 +7,7 @@ import sys
 from datetime import datetime
 from typing import Any
 
-from launcher.cli.follow import COLORS
+from launcher.cli.follow import COLORS, in_words
 from launcher.cli.manners import Manner, colored, span, table
 from launcher.status import JobStatus, Progress
 
@@ -39,6 +39,7 @@ def description(job: JobStatus, manner: Manner, now: datetime, unknown: str = ""
             f"{job.workers_running} running, {job.workers_desired} wanted, "
             f"{job.workers_least} to {job.workers_most} allowed",
         ),
+        ("Indexes", in_words(job.indexes) if job.indexes else ""),
         ("GPUs", str(job.gpus) if job.gpus else ""),
         ("Queue", job.queue),
         ("Restarts", str(job.restarts)),
@@ -46,8 +47,8 @@ def description(job: JobStatus, manner: Manner, now: datetime, unknown: str = ""
         ("Started", ago(job.started_at, now)),
         ("Ended", ago(job.ended_at, now)),
         ("Worker time", span(job.worker_s)),
-        *(_progress(job.progress, now) if job.progress else [("Progress", unknown)]),
-        ("Checkpoints", job.checkpoints),
+        *_how_far(job, now, unknown),
+        ("Output" if job.indexes else "Checkpoints", job.checkpoints),
     ]
     lines = [f"{name + ':':<13}{value}" for name, value in facts if value]
     return "\n".join([*lines, *_workers(job), *_events(job, now)])
@@ -81,6 +82,13 @@ def _row(job: JobStatus, wide: bool, spread: bool, now: datetime) -> list[str]:
     if wide:
         row += [str(job.workers_least), str(job.workers_most), span(job.worker_s), job.checkpoints]
     return row
+
+
+def _how_far(job: JobStatus, now: datetime, unknown: str) -> list[tuple[str, str]]:
+    """What its metrics tell; a job of independent parts has none, and is as far as its indexes."""
+    if job.indexes:
+        return []
+    return _progress(job.progress, now) if job.progress else [("Progress", unknown)]
 
 
 def _progress(progress: Progress, now: datetime) -> list[tuple[str, str]]:

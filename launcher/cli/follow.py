@@ -11,7 +11,7 @@ import typer
 from launcher.cli.manners import Manner, colored, goes_on, tell
 from launcher.cli.places import Jobs
 from launcher.errors import JobFailed
-from launcher.status import ENDED, JobStatus
+from launcher.status import ENDED, Indexes, JobStatus
 
 COLORS = {
     "Running": "green",
@@ -61,4 +61,12 @@ def progress(job: JobStatus, manner: Manner) -> str:
     color = COLORS.get(job.state)
     state = colored(job.state, color, manner, sys.stderr) if color else job.state
     line = f"{job.name}: {state}, {job.workers_running} of {job.workers_desired} workers"
+    if job.indexes:
+        line = f"{line}, {in_words(job.indexes)}"
     return f"{line}: {job.reason}" if job.reason and job.state not in ENDED else line
+
+
+def in_words(indexes: Indexes) -> str:
+    """How far a job of independent parts is: 3/8 indexes done, failed: 2,5."""
+    failed = f", failed: {indexes.failed}" if indexes.failed else ""
+    return f"{indexes.done}/{indexes.total} indexes done{failed}"

@@ -165,3 +165,18 @@ PatchFiles = Annotated[
     list[str] | None,
     typer.Option("--patch", metavar="FILE", help="Change the objects last, as kubectl patch does."),
 ]
+
+PartOverrides = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="[KEY=VALUE]...", help="Keys of its program, or of the job as job.KEY."),
+]
+Indexes = Annotated[int | None, number("Parts that the work is cut into.")]
+Parallelism = Annotated[
+    int | None, number("Pods at once, each with a part; with --local: processes.")
+]
+PodGpus = Annotated[int | None, number("GPUs of each pod; 0: it computes on the CPU.", "--gpus")]
+PodCpus = Annotated[int | None, number("CPU cores asked for by each pod.", "--cpus")]
+PodMemory = Annotated[int | None, number("Memory of each pod, in GiB.", "--memory-gib")]
+PartName = Annotated[
+    str, typer.Option("--name", help="The job's name; default: STAGE-HASH, same for the same.")
+]

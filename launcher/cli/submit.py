@@ -9,17 +9,25 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from launcher.cli import options as opt
-from launcher.cli.asked import asking, checked_objects, complete, resolved
+from launcher.cli.asked import (
+    asking,
+    check_complete,
+    checked_objects,
+    complete,
+    resolved,
+    resolved_indexed,
+)
 from launcher.cli.describe import document
 from launcher.cli.follow import wait_for_end
 from launcher.cli.manners import KIND, DryRun, Manner, Output, emit, seconds, tell
 from launcher.cli.places import Jobs, KubeContext, Place, api_of
 from launcher.errors import UsageError
-from launcher.request import Request
+from launcher.request import Asked, IndexedRequest, Request, Work
 
 if TYPE_CHECKING:
     from launcher.cluster.client import Api
-    from launcher.resolve import Resolved
+    from launcher.placing import Resolved
+    from launcher.spec import Spec
     from launcher.status import JobStatus
 
 
@@ -72,7 +80,7 @@ def submit(
     send(request, sending, context.obj)
 
 
-def check_sending(request: Request, sending: Sending) -> None:
+def check_sending(request: Asked, sending: Sending) -> None:
     """Raises UsageError for flags that do not go together, before anything is read."""
     if request.local and (sending.kube_context or sending.dry_run is DryRun.server):
         raise UsageError("--context and --dry-run=server mean a cluster; leave --local out")
@@ -83,13 +91,21 @@ def check_sending(request: Request, sending: Sending) -> None:
 
 
 def send(request: Request, sending: Sending, manner: Manner) -> None:
-    """Prints or starts the job that is asked for, and waits for its end where that is wanted."""
+    """Prints or starts the run that is asked for, and waits for its end where that is wanted."""
+    _send(request, resolved(request), sending, manner)
+
+
+def send_indexed(request: IndexedRequest, work: Work, sending: Sending, manner: Manner) -> None:
+    """The same for a job of independent parts. work: what its indexes do."""
+    _send(request, resolved_indexed(request, work), sending, manner)
+
+
+def _send(request: Asked, found: Resolved[Any], sending: Sending, manner: Manner) -> None:
     if sending.dry_run is DryRun.client:
-        found = resolved(request)
         _print_objects(checked_objects(found), sending.output)
         _tell_cost(found)
         return
-    found = complete(request)
+    check_complete(found)
     if not request.local:
         found = _with_ledger(found, _api(request, sending.kube_context, manner))
     objects = checked_objects(found)
@@ -112,7 +128,7 @@ def send(request: Request, sending: Sending, manner: Manner) -> None:
 
 
 def _start(
-    request: Request, kube_context: str, objects: list[dict[str, Any]], manner: Manner
+    request: Asked, kube_context: str, objects: list[dict[str, Any]], manner: Manner
 ) -> tuple[Jobs, JobStatus]:
     """Starts the objects where the request says; returns the verbs of that place, and the job."""
     if request.local:
@@ -133,14 +149,14 @@ def _start(
     return jobs, job
 
 
-def _tell_cost(found: Resolved) -> None:
+def _tell_cost(found: Resolved[Any]) -> None:
     """What the job would reserve of its budget; how much is left only the cluster knows."""
     from launcher.budget.budgets import cost_in_words
 
-    spec = found.spec
-    if not spec.job.budget or spec.local:
+    spec: Spec = found.spec
+    gpus = spec.pods * spec.size.gpus
+    if not spec.job.budget or spec.local or not gpus:
         return
-    gpus = spec.workers.desired * spec.ranks_per_worker
     if not spec.job.deadline_s:
         tell(f"budget {spec.job.budget}: without --deadline a safe budget does not take the job")
         return
@@ -148,7 +164,7 @@ def _tell_cost(found: Resolved) -> None:
     tell(f"budget {spec.job.budget}: reserves {cost}; what remains tells --dry-run=server")
 
 
-def _with_ledger(found: Resolved, api: Api) -> Resolved:
+def _with_ledger(found: Resolved[Any], api: Api) -> Resolved[Any]:
     """The job, its pods held until their GPU time is stored where its budget has a ledger."""
     from launcher import cluster
 
@@ -158,7 +174,7 @@ def _with_ledger(found: Resolved, api: Api) -> Resolved:
     return replace(found, spec=replace(found.spec, job=replace(job, ledger=True)))
 
 
-def _api(request: Request, kube_context: str, manner: Manner) -> Api:
+def _api(request: Asked, kube_context: str, manner: Manner) -> Api:
     return api_of(Place(request.namespace, kube_context), manner)
 
 

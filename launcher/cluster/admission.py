@@ -17,8 +17,8 @@ from launcher.budget.budgets import Admitted, Ask, Refused, State, admit_largest
 from launcher.budget.pods import gpus_of
 from launcher.cluster.client import Api
 from launcher.cluster.fields import labels_of
+from launcher.cluster.forms import seen
 from launcher.cluster.kinds import BUDGET, Kind, Object
-from launcher.cluster.trainjobs import seen
 from launcher.errors import Conflict, LauncherError, NotFound
 from launcher.spec import BUDGET_LABEL, DEADLINE_ANNOTATION
 
@@ -42,12 +42,16 @@ class Applicant:
 
     @classmethod
     def of(cls, job: Object, kind: Kind, workers: Sequence[int] = ()) -> Applicant | None:
-        """The job of an object; None without a budget. workers: other sizes than it names."""
+        """The job of an object; None without a budget, and for one without GPUs, which takes
+        nothing of any. workers: other sizes than it names."""
         budget = labels_of(job).get(BUDGET_LABEL, "")
         if not budget:
             return None
         like, metadata = seen(job, kind), job["metadata"]
         worker = like["spec"]["pytorchReplicaSpecs"]["Worker"]
+        gpus = gpus_of(worker["template"])
+        if not gpus:
+            return None
         desired = worker.get("replicas", 1)
         least = like["spec"].get("elasticPolicy", {}).get("minReplicas") or desired
         text = (metadata.get("annotations") or {}).get(DEADLINE_ANNOTATION, "")
@@ -56,7 +60,7 @@ class Applicant:
             uid=metadata.get("uid", ""),
             namespace=metadata["namespace"],
             name=metadata["name"],
-            gpus_per_worker=gpus_of(worker["template"]),
+            gpus_per_worker=gpus,
             workers=tuple(workers) or tuple(range(desired, least - 1, -1)),
             deadline_s=int(text) if text.isdecimal() else 0,
         )

@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from launcher.cluster.client import Api
-from launcher.cluster.fields import index_of, labels_of, restarts_of
+from launcher.cluster.fields import before, index_of, labels_of, latest, restarts_of
+from launcher.cluster.indexedjobs import PARTS_SELECTOR
 from launcher.cluster.jobs import Jobs
 from launcher.cluster.kinds import JOB, POD, SERVICE, Object
 from launcher.cluster.logs import logs
@@ -57,17 +58,19 @@ def bundle(api: Api, name: str, out: Path, say: Callable[[str], None]) -> list[s
 
     add("status.json", lambda: json.dumps(asdict(Jobs(api).status(name)), indent=2))
     add(f"{kind.name.lower()}.yaml", lambda: _yaml([job]))
-    add("rendezvous.yaml", lambda: _yaml(_rendezvous(api, name)))
+    if kind is not JOB:
+        add("rendezvous.yaml", lambda: _yaml(_rendezvous(api, name)))
     add("pods.yaml", lambda: _yaml(_all_pods(api, name)))
     add("events.json", lambda: json.dumps(_events(api, name), indent=2))
     if QUEUE_LABEL in labels_of(job):
         add("workload.yaml", lambda: _yaml(list((workload_of(api, job) or ())[:1])))
     add("stacks.txt", lambda: request_stacks(api, pods_of(api, name)))
-    for pod in pods_of(api, name):
+    pods = pods_of(api, name)
+    for pod in latest(pods):
         index = index_of(pod)
         for previous in (False, True):
             end = ".previous.log" if previous else ".log"
-            if previous and not restarts_of(pod):
+            if previous and not restarts_of(pod) and before(pods, pod) is None:
                 continue
             add(f"logs/worker-{index}{end}", partial(_log, api, name, index, previous))
     if missing:
@@ -99,7 +102,7 @@ def _yaml(things: list[Object]) -> str:
 def _rendezvous(api: Api, name: str) -> list[Object]:
     found = []
     for kind in (JOB, SERVICE):
-        for thing in api.listing(kind, labels=f"{JOB_LABEL}={name}").items:
+        for thing in api.listing(kind, labels=f"{JOB_LABEL}={name},{PARTS_SELECTOR}").items:
             found.append({"apiVersion": kind.version, "kind": kind.name, **thing})
     return found
 

@@ -27,6 +27,8 @@ RIGHTS: tuple[tuple[str, Kind, str], ...] = (
     ("delete", PYTORCHJOB, ""),
     ("patch", PYTORCHJOB, "scale"),
     ("create", JOB, ""),
+    ("list", JOB, ""),
+    ("watch", JOB, ""),
     ("patch", JOB, ""),
     ("delete", JOB, ""),
     ("create", SERVICE, ""),

@@ -13,14 +13,15 @@ from typing import Any
 from launcher.cluster import admission, marks
 from launcher.cluster.admission import Applicant
 from launcher.cluster.client import Api
-from launcher.cluster.fields import held, labels_of
+from launcher.cluster.fields import held, is_over, labels_of
+from launcher.cluster.forms import resizing, seen, suspension
+from launcher.cluster.indexedjobs import JOBS_SELECTOR, PARTS_SELECTOR
 from launcher.cluster.kinds import JOB, POD, PYTORCHJOB, SERVICE, TRAINJOB, Kind, Object
 from launcher.cluster.logs import logs
-from launcher.cluster.objects import find_job, pods_of, workload_of
+from launcher.cluster.objects import container_of, find_job, pods_of, workload_of
 from launcher.cluster.state import read_status
 from launcher.cluster.submit import submit, wait_gone
 from launcher.cluster.told import events_of
-from launcher.cluster.trainjobs import seen, suspension
 from launcher.cluster.watch import Change, Watch
 from launcher.errors import Conflict, LauncherError, NotFound, TimedOut, UsageError
 from launcher.spec import JOB_LABEL, QUEUE_LABEL
@@ -58,13 +59,13 @@ class Jobs:
         """All jobs of a namespace, or of all with ""; workers as the operator counts them."""
         now = datetime.now(UTC)
 
-        def of(kind: Kind) -> list[JobStatus]:
+        def of(kind: Kind, labels: str = JOB_LABEL) -> list[JobStatus]:
             def read(job: Object) -> JobStatus:
                 return read_status(seen(job, kind), None, now)
 
-            return self.api.each(kind, read, namespace=namespace, labels=JOB_LABEL)
+            return self.api.each(kind, read, namespace=namespace, labels=labels)
 
-        jobs = of(PYTORCHJOB)
+        jobs = of(PYTORCHJOB) + of(JOB, JOBS_SELECTOR)
         with contextlib.suppress(NotFound):  # Trainer v2 need not be installed
             jobs += of(TRAINJOB)
         return jobs
@@ -112,7 +113,7 @@ class Jobs:
             return self.status(name)
         _stop(self.api, job, kind, {marks.CANCELLED: _now()})
         if grace_s is not None:
-            for pod in pods_of(self.api, name):
+            for pod in _living(self.api, name):
                 metadata = pod["metadata"]
                 self.api.delete(POD, metadata["name"], uid=metadata["uid"], grace_s=int(grace_s))
         _wait_left(self.api, job, grace_s)
@@ -171,7 +172,10 @@ class Jobs:
             raise Conflict(f"job {name!r} has ended ({found.state}); submit it again instead")
         if workers > found.workers_desired:
             self._admitted(job, kind, workers)
-        self.api.patch(PYTORCHJOB, name, {"spec": {"replicas": workers}}, subresource="scale")
+        if kind is PYTORCHJOB:
+            self.api.patch(kind, name, {"spec": {"replicas": workers}}, subresource="scale")
+        else:
+            self.api.patch(kind, name, {"spec": resizing(kind, workers)})
         return self.status(name)
 
     def _admitted(self, job: Object, kind: Kind, workers: int | None = None) -> dict[str, str]:
@@ -197,7 +201,7 @@ class Jobs:
                     f"job {name!r} is running; end it first with: launcher cancel {name}"
                 )
             self.cancel(name)
-        labels = f"{JOB_LABEL}={name}"
+        labels = f"{JOB_LABEL}={name},{PARTS_SELECTOR}"
         for other in (JOB, SERVICE):  # those applied by hand have no owner
             for thing in self.api.listing(other, labels=labels).items:
                 self.api.delete(other, thing["metadata"]["name"])
@@ -237,8 +241,9 @@ class Jobs:
             while True:
                 found = self.status(name)
                 key = (found.state, found.workers_desired, found.workers_running, found.restarts)
-                if on_change is not None and (*key, found.reason) != seen:
-                    seen = (*key, found.reason)
+                news_of = (*key, found.reason, found.indexes)
+                if on_change is not None and news_of != seen:
+                    seen = news_of
                     on_change(found)
                 if found.state in ENDED:
                     return found
@@ -288,13 +293,13 @@ def _activate(api: Api, job: Object, active: bool) -> None:
 def _wait_left(api: Api, job: Object, grace_s: float | None) -> None:
     """Waits until no worker is left, then lets the rendezvous go as well."""
     name = job["metadata"]["name"]
-    left: Sequence[Object] = pods_of(api, name)
+    left = _living(api, name)
     told_s = max((pod["spec"].get("terminationGracePeriodSeconds", 30) for pod in left), default=0)
     told_s = told_s if grace_s is None else grace_s
     ends_at = time.monotonic() + told_s + LEAVE_MARGIN_S
     while left and time.monotonic() < ends_at:
         time.sleep(0.5)
-        left = pods_of(api, name)
+        left = _living(api, name)
     if left:
         names = ", ".join(each["metadata"]["name"] for each in left)
         raise TimedOut(
@@ -304,9 +309,15 @@ def _wait_left(api: Api, job: Object, grace_s: float | None) -> None:
     _suspend_rendezvous(api, name, True)
 
 
+def _living(api: Api, name: str) -> list[Object]:
+    """Pods of the job that have not ended; ended ones of an Indexed Job stay."""
+    pods = pods_of(api, name)
+    return [pod for pod in pods if container_of(pod) != marks.PROGRAM or not is_over(pod)]
+
+
 def _suspend_rendezvous(api: Api, name: str, wanted: bool) -> None:
     """A store of its own for each stretch of a run: a closed round in the old one would remain."""
-    for job in api.listing(JOB, labels=f"{JOB_LABEL}={name}").items:
+    for job in api.listing(JOB, labels=f"{JOB_LABEL}={name},{PARTS_SELECTOR}").items:
         is_over = held(job, "Complete", "Failed") is not None
         if not is_over and bool(job["spec"].get("suspend")) is not wanted:
             api.patch(JOB, job["metadata"]["name"], {"spec": {"suspend": wanted}})

@@ -8,11 +8,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from launcher.cluster.client import Api
-from launcher.cluster.fields import index_of, restarts_of, trainer_statuses
+from launcher.cluster.fields import before, index_of, latest, restarts_of, trainer_statuses
+from launcher.cluster.forms import seen
 from launcher.cluster.kinds import POD, Object
 from launcher.cluster.objects import container_of, find_job, pods_of
 from launcher.cluster.state import condition
-from launcher.cluster.trainjobs import seen
 from launcher.cluster.transport import Lost
 from launcher.errors import LauncherError, NotFound, Rejected
 
@@ -36,21 +36,31 @@ def logs(
     tail: of each worker only so many of the lines that are there already.
     Raises NotFound for a job or worker that there is not.
     """
-    pods = _chosen(pods_of(api, name), worker)
+    every = pods_of(api, name)
+    pods = _chosen(every, worker)
     if not pods and not (follow and worker is None):
-        known = ", ".join(f"worker-{index_of(pod)}" for pod in pods_of(api, name)) or "none"
+        known = ", ".join(f"worker-{index_of(pod)}" for pod in latest(every)) or "none"
         which = f"worker-{worker}" if worker is not None else "workers"
         raise NotFound(f"job {name!r} has no {which} now (workers: {known})")
     if follow:
         return _follow(api, name, worker, tail)
-    return _whole(api, pods, worker is None, tail, previous)
+    lives = [_previous(every, pod) if previous else (pod, False) for pod in pods]
+    return _whole(api, lives, worker is None, tail)
+
+
+def _previous(every: list[Object], pod: Object) -> tuple[Object, bool]:
+    """Where the log of before the last restart is: of the container before, or, where a failed pod
+    is made anew, of the pod before."""
+    earlier = None if restarts_of(pod) else before(every, pod)
+    return (pod, True) if earlier is None else (earlier, False)
 
 
 def _whole(
-    api: Api, pods: list[Object], is_headed: bool, tail: int | None, previous: bool
+    api: Api, lives: list[tuple[Object, bool]], is_headed: bool, tail: int | None
 ) -> Iterator[str]:
-    for pod in pods:
-        query = {"container": container_of(pod), "previous": "true" if previous else ""}
+    """lives: pods, and whether their containers' logs of before are meant."""
+    for pod, is_previous in lives:
+        query = {"container": container_of(pod), "previous": "true" if is_previous else ""}
         if tail is not None:
             query["tailLines"] = str(tail)
         metadata = pod["metadata"]
@@ -183,7 +193,7 @@ class _Now:
 
 
 def _chosen(pods: list[Object], worker: int | None) -> list[Object]:
-    return [pod for pod in pods if worker is None or index_of(pod) == worker]
+    return [pod for pod in latest(pods) if worker is None or index_of(pod) == worker]
 
 
 def _path(pod: Object) -> str:

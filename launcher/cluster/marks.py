@@ -23,11 +23,14 @@ RESTARTS = f"{DOMAIN}/restarts"
 
 JOB_NAME = "training.kubeflow.org/job-name"
 JOBSET_NAME = "jobset.sigs.k8s.io/jobset-name"
-"""What finds the workers of a PyTorchJob, and those of a TrainJob."""
+BATCH_JOB_NAME = "batch.kubernetes.io/job-name"
+"""What finds the workers of a PyTorchJob, those of a TrainJob, and the pods of a Job."""
 REPLICA_INDEX = "training.kubeflow.org/replica-index"
 COMPLETION_INDEX = "batch.kubernetes.io/job-completion-index"
 """A worker's number, likewise."""
 CONTAINER = "pytorch"
 """The training operator wants the trainer's container called so."""
-CONTAINERS = (CONTAINER, "node")
+PROGRAM = "program"
+"""Of an Indexed Job."""
+CONTAINERS = (CONTAINER, "node", PROGRAM)
 """And Trainer v2 the second."""

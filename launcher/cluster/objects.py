@@ -5,16 +5,10 @@ from __future__ import annotations
 from launcher.cluster import marks
 from launcher.cluster.client import Api
 from launcher.cluster.fields import index_of
-from launcher.cluster.kinds import (
-    OLD_WORKLOAD,
-    POD,
-    PYTORCHJOB,
-    TRAINJOB,
-    WORKLOAD,
-    Kind,
-    Object,
-)
+from launcher.cluster.forms import JOB_KINDS, is_job
+from launcher.cluster.kinds import OLD_WORKLOAD, POD, WORKLOAD, Kind, Object
 from launcher.errors import NotFound
+from launcher.spec import JOB_LABEL
 
 JOB_UID = "kueue.x-k8s.io/job-uid"
 """Label by which Kueue finds the Workload of a job."""
@@ -22,18 +16,21 @@ JOB_UID = "kueue.x-k8s.io/job-uid"
 
 def find_job(api: Api, name: str) -> tuple[Object, Kind] | None:
     """A job and its kind; None where there is none of that name, or no operator that knows one."""
-    for kind in (PYTORCHJOB, TRAINJOB):
+    for kind in JOB_KINDS:
         found = api.find(kind, name)
-        if found is not None:
+        if found is not None and is_job(found, kind):
             return found, kind
     return None
 
 
 def pods_of(api: Api, name: str) -> list[Object]:
-    """The workers' pods of a job, by index."""
-    pods = api.listing(POD, labels=f"{marks.JOB_NAME}={name}").items
-    pods = pods or api.listing(POD, labels=f"{marks.JOBSET_NAME}={name}").items
-    return sorted(pods, key=index_of)
+    """The workers' pods of a job, by index. An index of an Indexed Job may have several: those
+    that have failed stay."""
+    of_batch = f"{marks.BATCH_JOB_NAME}={name},{JOB_LABEL}={name}"
+    for labels in (f"{marks.JOB_NAME}={name}", f"{marks.JOBSET_NAME}={name}", of_batch):
+        if pods := api.listing(POD, labels=labels).items:
+            return sorted(pods, key=index_of)
+    return []
 
 
 def container_of(pod: Object) -> str:

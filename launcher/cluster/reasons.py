@@ -10,7 +10,7 @@ from typing import Any
 
 from launcher.cluster.fields import held, trainer_statuses
 from launcher.cluster.kinds import Object
-from launcher.cluster.marks import COMPLETION_INDEX, CONTAINERS, REPLICA_INDEX
+from launcher.cluster.marks import COMPLETION_INDEX, CONTAINERS, PROGRAM, REPLICA_INDEX
 
 _IMAGE = frozenset({"ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull"})
 _CONFIG = frozenset({"CreateContainerConfigError", "CreateContainerError", "RunContainerError"})
@@ -115,7 +115,7 @@ def last_end(pod: Object) -> str:
         for state in (container.get("state", {}), container.get("lastState", {})):
             ended = state.get("terminated")
             if ended and (ended.get("exitCode") or ended.get("message")):
-                return _of_end(ended)
+                return _of_end(ended, None, container["name"])
     return ""
 
 
@@ -141,15 +141,18 @@ def _of_container(container: Mapping[str, Any], pod: Object, who: str) -> str:
         if reason in _CONFIG:
             return f"{who} cannot be started: {message or reason}"
         if reason == "CrashLoopBackOff" and ended:
-            return f"{who} ends again and again: {_of_end(ended, pod)}"
+            return f"{who} ends again and again: {_of_end(ended, pod, container['name'])}"
     if state.get("terminated") and state["terminated"].get("exitCode"):
-        return f"{who} ended: {_of_end(state['terminated'], pod)}"
+        return f"{who} ended: {_of_end(state['terminated'], pod, container['name'])}"
     return ""
 
 
-def _of_end(ended: Mapping[str, Any], pod: Object | None = None) -> str:
+def _of_end(ended: Mapping[str, Any], pod: Object | None, name: str) -> str:
+    """name: of the container."""
     if ended.get("reason") == OUT_OF_MEMORY:
         limit = _memory_limit(pod) if pod is not None else ""
+        if name == PROGRAM:
+            return f"out of memory{limit}; give --memory-gib more (it counts /dev/shm too)"
         return (
             f"out of memory{limit}; raise job.memory_per_gpu_gib (it counts /dev/shm too) or lower "
             "data.loader_processes"

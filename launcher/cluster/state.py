@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
 from launcher.cluster import marks, reasons
-from launcher.cluster.fields import held, index_of, labels_of, restarts_of, trainer_statuses
+from launcher.cluster.fields import (
+    held,
+    index_of,
+    labels_of,
+    latest,
+    restarts_of,
+    trainer_statuses,
+)
+from launcher.cluster.indexedjobs import count_of
 from launcher.cluster.kinds import Object
 from launcher.spec import CHECKPOINTS_ANNOTATION, MODEL_ANNOTATION, QUEUE_LABEL
-from launcher.status import Event, JobState, JobStatus, WorkerState, WorkerStatus
+from launcher.status import Event, Indexes, JobState, JobStatus, WorkerState, WorkerStatus
 
 GPU = "nvidia.com/gpu"
 _BY_PRIORITY = ("Failed", "Succeeded", "Suspended", "Restarting", "Running", "Created")
@@ -26,14 +34,14 @@ def read_status(
     events: Sequence[Object] = (),
     workload: Object | None = None,
 ) -> JobStatus:
-    """A job as it is.
+    """A job as it is, of whatever kind as `forms.seen` gives it.
 
     pods: its workers, None where they were not asked for; then the operator's counts serve.
     """
     metadata, spec, status = job["metadata"], job["spec"], job.get("status", {})
     notes: dict[str, str] = metadata.get("annotations") or {}
     worker, elastic = spec["pytorchReplicaSpecs"]["Worker"], spec.get("elasticPolicy", {})
-    mine = sorted(pods or (), key=index_of)
+    mine = latest(pods or ())
     running = len([pod for pod in mine if is_running(pod)])
     if pods is None:
         running = status.get("replicaStatuses", {}).get("Worker", {}).get("active", 0)
@@ -42,6 +50,11 @@ def read_status(
     state = state_of(job, mine, running, least)
     kept = int(notes.get(marks.RESTARTS, 0))
     restarts = max(kept, sum(restarts_of(pod) for pod in mine))
+    indexes = None
+    if told := status.get("indexes"):
+        indexes = Indexes(told["total"], told["done"], told["failed"])
+        restarts = max(restarts, told["failures"] - count_of(indexes.failed))
+    names = {pod["metadata"]["name"]: reasons.worker(pod) for pod in pods or ()}
     return JobStatus(
         name=metadata["name"],
         backend="kubernetes",
@@ -55,14 +68,17 @@ def read_status(
         created_at=metadata["creationTimestamp"],
         started_at=status.get("startTime"),
         ended_at=_ended_at(job, state),
-        worker_s=round(sum(_worker_s(pod, now) for pod in mine), 3),
-        reason=_reason(job, state, mine, events, workload),
+        worker_s=round(sum(_worker_s(pod, now) for pod in pods or ()), 3),
+        reason=_with_indexes(_reason(job, state, mine, events, workload), state, indexes),
         checkpoints=notes.get(CHECKPOINTS_ANNOTATION, ""),
         workers=tuple(_worker(pod) for pod in mine),
-        events=tuple(map(_event, sorted(events, key=_event_time)))[-EVENTS_SHOWN:],
+        events=tuple(_event(each, names) for each in sorted(events, key=_event_time))[
+            -EVENTS_SHOWN:
+        ],
         namespace=metadata["namespace"],
         queue=labels_of(job).get(QUEUE_LABEL, ""),
         gpus=running * gpus_of(worker["template"]["spec"]),
+        indexes=indexes,
     )
 
 
@@ -147,6 +163,14 @@ def _reason(
     return queue or reasons.of_job(job, pods, events, workload)
 
 
+def _with_indexes(reason: str, state: JobState, indexes: Indexes | None) -> str:
+    """The reason, headed by which indexes have failed for good."""
+    if indexes is None or not indexes.failed or state in ("Succeeded", "Cancelled", "Suspended"):
+        return reason
+    head = f"{count_of(indexes.failed)} of {indexes.total} indexes failed ({indexes.failed})"
+    return f"{head}: {reason}" if reason else head
+
+
 def _worker(pod: Object) -> WorkerStatus:
     status = pod.get("status", {})
     return WorkerStatus(
@@ -210,15 +234,17 @@ def _ended_at(job: Object, state: JobState) -> str | None:
     return notes.get(marks.ENDED_AT)
 
 
-def _event(event: Object) -> Event:
+def _event(event: Object, workers: Mapping[str, str]) -> Event:
+    """workers: what pods are called by their names; those of one that is gone may tell it."""
     involved = event.get("involvedObject", {})
     name = involved.get("name", "")
     index = name.rpartition("-worker-")[2] if "-worker-" in name else ""
+    about = f"worker-{index}" if index else str(involved.get("kind", "job")).lower()
     return Event(
         at=_event_time(event),
         type="Warning" if event.get("type") == "Warning" else "Normal",
         reason=event.get("reason", ""),
-        object=f"worker-{index}" if index else str(involved.get("kind", "job")).lower(),
+        object=workers.get(name, about),
         message=" ".join(str(event.get("message", "")).split()),
     )
 

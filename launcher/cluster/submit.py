@@ -16,13 +16,13 @@ from datetime import UTC, datetime
 from typing import Any
 
 from launcher.budget.budgets import cost_in_words, in_days
-from launcher.cluster import admission, marks
+from launcher.cluster import admission, forms, marks
 from launcher.cluster.admission import Applicant
 from launcher.cluster.client import Api
 from launcher.cluster.fields import labels_of
-from launcher.cluster.kinds import JOB, PYTORCHJOB, Kind, Object, kind_of
+from launcher.cluster.forms import JOB_KINDS, is_job, seen
+from launcher.cluster.kinds import JOB, Kind, Object, kind_of
 from launcher.cluster.state import read_status
-from launcher.cluster.trainjobs import seen
 from launcher.errors import Conflict, LauncherError, NotFound, Rejected, TimedOut
 from launcher.spec import BUDGET_LABEL, JOB_LABEL, QUEUE_LABEL
 from launcher.status import ENDED, JobStatus
@@ -31,7 +31,6 @@ GONE_TIMEOUT_S = 60.0
 """The API server removes ended objects at once; finalizers of others may hold them."""
 POLL_S = 0.2
 TRIES = 20
-_JOBS = ("PyTorchJob", "TrainJob")
 
 
 def submit(api: Api, objects: Sequence[Object], say: Callable[[str], None] = print) -> JobStatus:
@@ -48,7 +47,7 @@ def submit(api: Api, objects: Sequence[Object], say: Callable[[str], None] = pri
     submission = uuid.uuid4().hex
     is_queued = QUEUE_LABEL in job["metadata"].get("labels", {})
     if not is_queued:
-        _suspend_field(job)["suspend"] = True
+        forms.suspend(job, kind)
     before = [thing for thing in others if kind_of(thing).name == "TrainingRuntime"]
     for thing in (*before, job):
         thing["metadata"].setdefault("annotations", {})[marks.SUBMISSION] = submission
@@ -112,7 +111,7 @@ def _look_at_budget(
         )
     if workers < applicant.workers[0]:
         say(f"its budget has room for {workers} of {applicant.workers[0]} workers: it starts so")
-        job["spec"]["pytorchReplicaSpecs"]["Worker"]["replicas"] = workers
+        forms.resize(job, kind, workers)
     if QUEUE_LABEL in labels_of(job):
         return (workers,)  # the queue evicts a job whose size changes
     return tuple(each for each in applicant.workers if each <= workers)
@@ -147,36 +146,25 @@ def _parted(objects: Sequence[Object], namespace: str) -> tuple[Object, list[Obj
     copies = copy.deepcopy(list(objects))
     for thing in copies:
         thing["metadata"].setdefault("namespace", namespace)
-    jobs = [thing for thing in copies if thing["kind"] in _JOBS]
+    jobs = [thing for thing in copies if is_job(thing, kind_of(thing))]
     assert len(jobs) == 1, "render makes one job"
     return jobs[0], [thing for thing in copies if thing is not jobs[0]]
-
-
-def _suspend_field(job: Object) -> Object:
-    """The mapping that holds `suspend`: PyTorchJob v1 and TrainJob differ."""
-    spec: Object = job["spec"]
-    if job["kind"] == "TrainJob":
-        return spec
-    policy: Object = spec.setdefault("runPolicy", {})
-    return policy
 
 
 def _let_go(api: Api, kind: Kind, job: Object, submission: str, workers: int | None) -> Object:
     """Unsuspends the job if it is still ours; both in one request. workers: those its budget has
     admitted; None: it has none."""
     note = f"/metadata/annotations/{marks.SUBMISSION.replace('/', '~1')}"
-    path = "/spec/suspend" if job["kind"] == "TrainJob" else "/spec/runPolicy/suspend"
     change: list[dict[str, Any]] = [
         {"op": "test", "path": note, "value": submission},
-        {"op": "replace", "path": path, "value": False},
+        {"op": "replace", "path": forms.suspend_path(kind), "value": False},
     ]
     name = job["metadata"]["name"]
     if workers is not None:
         admitted = f"/metadata/annotations/{marks.ADMITTED.replace('/', '~1')}"
         change.append({"op": "add", "path": admitted, "value": labels_of(job)[BUDGET_LABEL]})
-    if workers is not None and kind is PYTORCHJOB:
-        replicas = "/spec/pytorchReplicaSpecs/Worker/replicas"
-        change.append({"op": "replace", "path": replicas, "value": workers})
+    if workers is not None and (size := forms.workers_path(kind)):
+        change.append({"op": "replace", "path": size, "value": workers})
     try:
         return api.patch(kind, name, change, namespace=job["metadata"]["namespace"])
     except (NotFound, Rejected) as error:
@@ -188,11 +176,26 @@ def _make_room(
 ) -> None:
     """Removes an ended or suspended job of the same name; its checkpoints are elsewhere."""
     name, namespace = job["metadata"]["name"], job["metadata"]["namespace"]
+    _check_name_is_free(api, kind, name, namespace)
     found = _take_away(api, kind, name, namespace, say)
     for thing in others:
         _remove_left(api, kind, name, thing)
     if found is not None:
         wait_gone(api, kind, found)
+
+
+def _check_name_is_free(api: Api, kind: Kind, name: str, namespace: str) -> None:
+    """Raises Conflict where a name means another kind of job, or a Job that is no job of ours: for
+    every verb a name is one job."""
+    for other in JOB_KINDS:
+        if JOB not in (kind, other):
+            continue
+        found = api.find(other, name, namespace)
+        if found is not None and is_job(found, other) is not (other is kind):
+            raise Conflict(
+                f"{other.name} {name!r} exists in namespace {namespace} and is no job of this "
+                "kind; choose another name"
+            )
 
 
 def _take_away(
@@ -222,13 +225,30 @@ def _take_away(
 def _remove_left(api: Api, kind: Kind, name: str, thing: Object) -> None:
     """Removes what an earlier job of the name has left of this object, never a live one's."""
     metadata, part = thing["metadata"], kind_of(thing)
-    namespace = metadata["namespace"]
-    left = api.find(part, metadata["name"], namespace)
-    if left is None:
+    for _ in range(TRIES):
+        left = api.find(part, metadata["name"], metadata["namespace"])
+        if left is None:
+            return
+        _check_is_left(api, kind, name, part, left)
+        # As it was judged: whoever wins at this moment makes it a part of its own job.
+        uid, version = (left["metadata"][key] for key in ("uid", "resourceVersion"))
+        try:
+            api.delete(
+                part, metadata["name"], namespace=metadata["namespace"], uid=uid, version=version
+            )
+        except Conflict:
+            continue  # a Job's status goes on changing while it is cleared away
+        wait_gone(api, part, left)
         return
+    raise _at_once(name)
+
+
+def _check_is_left(api: Api, kind: Kind, name: str, part: Kind, left: Object) -> None:
+    """Raises Conflict where an object is no job's of the name, or a live one's."""
+    namespace = left["metadata"]["namespace"]
     if labels_of(left).get(JOB_LABEL) != name:
         raise Conflict(
-            f"{part.name} {metadata['name']!r} exists in namespace {namespace} and is no "
+            f"{part.name} {left['metadata']['name']!r} exists in namespace {namespace} and is no "
             "part of a job of this name; choose another name"
         )
     owners = {owner["uid"] for owner in left["metadata"].get("ownerReferences", ())}
@@ -236,19 +256,6 @@ def _remove_left(api: Api, kind: Kind, name: str, thing: Object) -> None:
     owner = api.find(kind, name, namespace)
     if owner is not None and owner["metadata"]["uid"] in owners and not _ends(owner):
         raise _at_once(name)
-    # A Job's status goes on changing while it is cleared away; a runtime changes by submits alone.
-    version = "" if part is JOB else left["metadata"]["resourceVersion"]
-    try:
-        api.delete(
-            part,
-            metadata["name"],
-            namespace=namespace,
-            uid=left["metadata"]["uid"],
-            version=version,
-        )
-    except Conflict as error:
-        raise _at_once(name) from error
-    wait_gone(api, part, left)
 
 
 def _ends(thing: Object) -> bool:

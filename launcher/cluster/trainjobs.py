@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from launcher.cluster.kinds import PYTORCHJOB, TRAINJOB, Kind, Object
+from launcher.cluster.kinds import PYTORCHJOB, Object
 
 _CONDITIONS = {"Complete": "Succeeded", "Failed": "Failed", "Suspended": "Suspended"}
 _GROUP = "node"
@@ -44,13 +44,3 @@ def as_pytorchjob(job: Object) -> Object:
             "startTime": job["metadata"].get("creationTimestamp") if active else None,
         },
     }
-
-
-def seen(job: Object, kind: Kind) -> Object:
-    """A job of either kind as `state` reads it."""
-    return as_pytorchjob(job) if kind is TRAINJOB else job
-
-
-def suspension(kind: Kind, wanted: bool) -> Object:
-    """The change that suspends a job of a kind, or lets it go."""
-    return {"suspend": wanted} if kind is TRAINJOB else {"runPolicy": {"suspend": wanted}}

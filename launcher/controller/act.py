@@ -11,6 +11,7 @@ from typing import Any
 
 from launcher.cluster import marks
 from launcher.cluster.client import Api
+from launcher.cluster.forms import resizing, suspension
 from launcher.cluster.kinds import JOB, POD, PYTORCHJOB, Object
 from launcher.cluster.objects import workload_of
 from launcher.controller import events
@@ -25,7 +26,7 @@ from launcher.controller.actions import (
     Tell,
 )
 from launcher.controller.memory import Memory, Progress, read, write
-from launcher.controller.view import View
+from launcher.controller.view import View, kind_of
 from launcher.errors import Conflict, Forbidden, NotFound
 
 logger = logging.getLogger(__name__)
@@ -68,7 +69,7 @@ class Hands:
         """Notes that a budget lets the job run, and with how many workers. Raises Conflict."""
         change: dict[str, Any] = {"metadata": {"annotations": {marks.ADMITTED: budget}}}
         if workers != view.replicas:
-            change["spec"] = _replicas(workers)
+            change["spec"] = resizing(view.kind, workers)
         self._change(view, change)
         self._did(view.job, "Admitted", f"budget {budget!r} lets it run", False)
 
@@ -77,7 +78,7 @@ class Hands:
         notes = {marks.BUDGET_REASON: reason, marks.ADMITTED: None}
         change: dict[str, Any] = {"metadata": {"annotations": notes}}
         if not view.is_queued:
-            change["spec"] = {"runPolicy": {"suspend": True}}
+            change["spec"] = suspension(view.kind, True)
         self._change(view, change)
         self._did(view.job, "BudgetSuspended", reason)
         if view.is_queued:
@@ -85,7 +86,7 @@ class Hands:
 
     def shrink(self, view: View, workers: int, reason: str) -> None:
         """Goes on with fewer workers. Raises Conflict where the job has changed."""
-        self._change(view, {"metadata": {}, "spec": _replicas(workers)})
+        self._change(view, {"metadata": {}, "spec": resizing(view.kind, workers)})
         self._did(view.job, "BudgetShrunk", f"{reason}; goes on with {workers} workers")
 
     def tell(self, view: View, reason: str, message: str) -> None:
@@ -96,7 +97,7 @@ class Hands:
     def _change(self, view: View, change: dict[str, Any]) -> None:
         self._check()
         change["metadata"]["resourceVersion"] = view.job["metadata"]["resourceVersion"]
-        self.api.patch(PYTORCHJOB, view.name, change)
+        self.api.patch(view.kind, view.name, change)
 
     # -- job by job
 
@@ -116,11 +117,11 @@ class Hands:
                 marks.ENDED_AT: _now(),
             }
             if not view.is_queued:
-                change["spec"] = {"runPolicy": {"suspend": True}}
+                change["spec"] = suspension(view.kind, True)
         try:
-            changed = self.api.patch(PYTORCHJOB, view.name, change)
+            changed = self.api.patch(view.kind, view.name, change)
         except Conflict:
-            changed = self.api.get(PYTORCHJOB, view.name)
+            changed = self.api.get(view.kind, view.name)
             known = changed["metadata"].get("annotations") or {}
             if any(known.get(key) != value for key, value in notes.items()):
                 raise  # else it was done, and only the answer to it was lost
@@ -142,7 +143,7 @@ class Hands:
                 self._deactivate(job)
             case DeleteJob(message):
                 metadata = job["metadata"]
-                self.api.delete(PYTORCHJOB, metadata["name"], uid=metadata["uid"])
+                self.api.delete(kind_of(job), metadata["name"], uid=metadata["uid"])
                 self._did(job, "Deleted", message, False)
             case Tell(reason, message, is_warning):
                 self._did(job, reason, message, is_warning)
@@ -217,8 +218,8 @@ class Hands:
     def _deactivate(self, job: Object) -> None:
         found = workload_of(self.api, job)
         if found is None:  # a queue is named, but there is no Kueue that would end the job
-            change = {"spec": {"runPolicy": {"suspend": True}}}
-            self.api.patch(PYTORCHJOB, job["metadata"]["name"], change)
+            kind = kind_of(job)
+            self.api.patch(kind, job["metadata"]["name"], {"spec": suspension(kind, True)})
             return
         if found[0]["spec"].get("active") is False:
             return
@@ -251,10 +252,6 @@ def is_news(known: Memory, memory: Memory) -> bool:
     if replace(known, progress=Progress()) != replace(memory, progress=Progress()):
         return True
     return abs(memory.progress.at - known.progress.at) >= PROGRESS_EVERY_S
-
-
-def _replicas(workers: int) -> dict[str, Any]:
-    return {"pytorchReplicaSpecs": {"Worker": {"replicas": workers}}}
 
 
 def _now() -> str:

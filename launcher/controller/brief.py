@@ -8,7 +8,8 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from launcher.budget.pods import GPU_RESOURCES
-from launcher.cluster.kinds import NODE, POD, PYTORCHJOB, Kind, Object
+from launcher.cluster.forms import is_job, seen
+from launcher.cluster.kinds import NODE, POD, Kind, Object
 
 _METADATA = (
     "name",
@@ -26,10 +27,12 @@ _APPLIED = "kubectl.kubernetes.io/last-applied-configuration"
 
 
 def brief(kind: Kind, thing: Object) -> Object:
-    """The object without what no duty looks at."""
+    """The object without what no duty looks at; a job of any kind as `forms.seen` gives it."""
     kept: Object = {"kind": kind.name, "metadata": _only(thing["metadata"], _METADATA)}
     spec, status = thing.get("spec", {}), thing.get("status", {})
-    if kind is PYTORCHJOB:
+    if is_job(thing, kind):
+        like = seen(thing, kind)
+        spec, status = like["spec"], like.get("status", {})
         notes = thing["metadata"].get("annotations") or {}
         kept["metadata"]["annotations"] = {k: v for k, v in notes.items() if k != _APPLIED}
         kept["spec"] = spec | {"pytorchReplicaSpecs": _replicas(spec["pytorchReplicaSpecs"])}

@@ -20,6 +20,7 @@ from launcher.budget import objects
 from launcher.cluster import admission, marks
 from launcher.cluster.client import Api
 from launcher.cluster.fields import held
+from launcher.cluster.forms import JOB_KINDS, is_job, seen
 from launcher.cluster.kinds import (
     ADMISSION_CHECK,
     PYTORCHJOB,
@@ -28,7 +29,6 @@ from launcher.cluster.kinds import (
     Kind,
     Object,
 )
-from launcher.cluster.trainjobs import seen
 from launcher.cluster.watch import Change, Watch
 from launcher.controller.accounted import UNREADABLE_AFTER_S
 from launcher.controller.accounting import Accounting
@@ -43,7 +43,7 @@ REQUEUE_S = 30
 """A Workload whose budget is not accounted now is asked of again after so long."""
 ACTIVE = "Active"
 """Of a check: its one condition, and the reason where it is kept."""
-_KINDS = {"PyTorchJob": PYTORCHJOB, "TrainJob": TRAINJOB}
+_KINDS = {kind.name: kind for kind in JOB_KINDS}
 
 
 class Checks:
@@ -205,7 +205,9 @@ class Checks:
             kind = _KINDS.get(owner["kind"])
             if kind is not None:
                 found = self._api.find(kind, owner["name"], namespace)
-                if found is not None and found["metadata"]["uid"] == owner["uid"]:
+                if found is None or found["metadata"]["uid"] != owner["uid"]:
+                    continue
+                if is_job(found, kind):
                     return found, kind
         return None, PYTORCHJOB
 
@@ -213,7 +215,7 @@ class Checks:
         self, workload: Object, applicant: admission.Applicant, kind: Kind, reason: str
     ) -> None:
         """Says why at the job, then deactivates its Workload."""
-        if kind is PYTORCHJOB:  # nothing of a TrainJob is changed
+        if kind is not TRAINJOB:  # nothing of one is changed
             notes = {"uid": applicant.uid, "annotations": {marks.BUDGET_REASON: reason}}
             self._api.patch(
                 kind, applicant.name, {"metadata": notes}, namespace=applicant.namespace

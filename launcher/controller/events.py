@@ -7,7 +7,8 @@ import logging
 from datetime import UTC, datetime
 
 from launcher.cluster.client import Api
-from launcher.cluster.kinds import EVENT, PYTORCHJOB, Object
+from launcher.cluster.kinds import EVENT, Object
+from launcher.controller.view import kind_of
 from launcher.errors import LauncherError, NotFound
 
 logger = logging.getLogger(__name__)
@@ -40,14 +41,14 @@ def tell(api: Api, job: Object, reason: str, message: str, is_warning: bool = Tr
 
 
 def _event(job: Object, name: str, reason: str, message: str, is_warning: bool, now: str) -> Object:
-    metadata = job["metadata"]
+    metadata, kind = job["metadata"], kind_of(job)
     return {
         "apiVersion": EVENT.version,
         "kind": EVENT.name,
         "metadata": {"name": name, "namespace": metadata["namespace"]},
         "involvedObject": {
-            "apiVersion": PYTORCHJOB.version,
-            "kind": PYTORCHJOB.name,
+            "apiVersion": kind.version,
+            "kind": kind.name,
             "name": metadata["name"],
             "namespace": metadata["namespace"],
             "uid": metadata["uid"],

@@ -41,7 +41,7 @@ def observe(memory: Memory, view: View, now: float) -> Memory:
     memory = _follow_stretch(memory, view)
     if view.is_suspended or view.is_finished:
         return forget(memory)
-    for pod in view.workers:
+    for pod in view.workers if view.is_group else ():
         memory = _see_pod(memory, pod)
     workers = {index: each for index, each in memory.workers.items() if index < view.replicas}
     memory = replace(memory, workers=workers, restart_times=_recent(memory, view, now))
@@ -56,7 +56,7 @@ def is_reading_due(view: View, age_s: float = float("inf")) -> bool:
 
     age_s: of the last reading.
     """
-    if view.is_suspended or view.is_finished or not view.running:
+    if view.is_suspended or view.is_finished or not view.is_group or not view.running:
         return False
     if read(view.notes).restart_times:
         return True

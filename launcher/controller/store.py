@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from launcher.cluster.fields import labels_of
+from launcher.cluster.forms import is_job
 from launcher.cluster.kinds import JOB, NODE, POD, PYTORCHJOB, SERVICE, Kind, Object
 from launcher.cluster.watch import Change
 from launcher.controller.brief import brief
@@ -43,7 +44,7 @@ class Store:
             return
         key = _key(kind, thing)
         with self._lock:
-            if kind is PYTORCHJOB:
+            if is_job(thing, kind):
                 _put(self._jobs, key, None if gone else thing)
             else:
                 _put(self._parts[kind.name][key], metadata["uid"], None if gone else thing)
@@ -53,11 +54,12 @@ class Store:
 
     def replace(self, old: Object, new: Object) -> None:
         """Puts a patched job in the place of the one it was, unless a watch was faster."""
-        key = _key(PYTORCHJOB, old)
+        kind = JOB if old["kind"] == JOB.name else PYTORCHJOB
+        key = _key(kind, old)
         with self._lock:
             known = self._jobs.get(key)
             if known is old:
-                self._jobs[key] = brief(PYTORCHJOB, new)
+                self._jobs[key] = brief(kind, new)
 
     def jobs(self) -> list[Key]:
         with self._lock:
@@ -96,7 +98,7 @@ class Store:
 
 def _key(kind: Kind, thing: Object) -> Key:
     metadata = thing["metadata"]
-    name = metadata["name"] if kind is PYTORCHJOB else labels_of(thing)[JOB_LABEL]
+    name = metadata["name"] if is_job(thing, kind) else labels_of(thing)[JOB_LABEL]
     return metadata["namespace"], name
 
 

@@ -22,9 +22,9 @@ from launcher.budget.standing import Standing, standings
 from launcher.cluster import admission
 from launcher.cluster.client import Api
 from launcher.cluster.fields import labels_of
+from launcher.cluster.forms import seen
 from launcher.cluster.kinds import BUDGET, TRAINJOB, Object
 from launcher.cluster.state import read_status
-from launcher.cluster.trainjobs import seen
 from launcher.controller.accounting import Accounting
 from launcher.controller.act import Hands, NotLeading
 from launcher.controller.budgeting import (

@@ -8,8 +8,9 @@ from typing import Any
 
 from launcher.budget.goodput import Told
 from launcher.cluster import marks
-from launcher.cluster.fields import held, labels_of, trainer_statuses
-from launcher.cluster.kinds import Object
+from launcher.cluster.fields import held, labels_of, latest, trainer_statuses
+from launcher.cluster.forms import is_job
+from launcher.cluster.kinds import JOB, PYTORCHJOB, Kind, Object
 from launcher.cluster.state import condition, is_running, moment
 from launcher.spec import (
     DEADLINE_ANNOTATION,
@@ -42,6 +43,7 @@ class View:
     """A job and what belongs to it."""
 
     job: Object
+    """As `brief` keeps it."""
     pods: Sequence[Object] = ()
     """Workers and rendezvous."""
     helpers: Sequence[Object] = ()
@@ -61,6 +63,16 @@ class View:
     @property
     def name(self) -> str:
         return str(self.job["metadata"]["name"])
+
+    @property
+    def kind(self) -> Kind:
+        return kind_of(self.job)
+
+    @property
+    def is_group(self) -> bool:
+        """Whether its workers make one run together; else each index is for itself, and the Job
+        knows by itself which to start again."""
+        return self.kind is PYTORCHJOB
 
     @property
     def is_suspended(self) -> bool:
@@ -92,8 +104,11 @@ class View:
 
     @property
     def workers(self) -> list[Object]:
-        """Pods of workers, by index; those beyond the wanted number are on their way out."""
+        """Pods of workers, by index; those beyond the wanted number are on their way out. Of an
+        Indexed Job the last of each index."""
         found = [pod for pod in self.pods if index_of(pod) is not None]
+        if not self.is_group:
+            return latest(found)
         wanted = [pod for pod in found if (index_of(pod) or 0) < self.replicas]
         return sorted(wanted, key=lambda pod: index_of(pod) or 0)
 
@@ -126,9 +141,15 @@ class View:
         return int(text) if text.isdecimal() else None
 
 
+def kind_of(job: Object) -> Kind:
+    """The kind of a job as `brief` keeps it, which makes all look alike but keeps that name."""
+    return JOB if job.get("kind") == JOB.name and is_job(job, JOB) else PYTORCHJOB
+
+
 def index_of(pod: Object) -> int | None:
     """The index of a worker's pod; None for another pod."""
-    text = labels_of(pod).get(marks.REPLICA_INDEX, "")
+    labels = labels_of(pod)
+    text = labels.get(marks.REPLICA_INDEX) or labels.get(marks.COMPLETION_INDEX, "")
     return int(text) if text.isdecimal() else None
 
 

@@ -19,7 +19,15 @@ def visible(environment: Mapping[str, str], devices: Path = Path("/dev")) -> lis
 
 
 def check(job: Job, gpus: Sequence[str]) -> None:
-    """Raises UsageError where there are GPUs, but not one for each process of the largest group."""
+    """Raises UsageError where there are GPUs, but not one for each process of the largest group, or
+    not those of a single part."""
+    if job.parts is not None:
+        if gpus and job.num_processes > len(gpus):
+            raise UsageError(
+                f"--gpus is {job.num_processes}, but this machine shows {len(gpus)}; ask for "
+                f"fewer, or set {VISIBLE}= (to nothing) to compute on the CPU"
+            )
+        return
     wanted = job.most * job.num_processes
     if gpus and wanted > len(gpus):
         raise UsageError(

@@ -24,8 +24,19 @@ _OF_THE_POD = frozenset({"TMPDIR"})
 
 
 @dataclass(frozen=True)
+class Parts:
+    """What an Indexed Job is beside its pods."""
+
+    indexes: int
+    retries: int
+    """How often an index that failed is started again."""
+    failures_most: int
+    """Indexes that may fail for good before the others are ended too."""
+
+
+@dataclass(frozen=True)
 class Job:
-    """What the supervisor needs of the three objects."""
+    """What the supervisor needs of the objects."""
 
     name: str
     model: str
@@ -37,17 +48,21 @@ class Job:
     grace_s: float
     """From SIGTERM to SIGKILL."""
     num_processes: int
-    """Trainer processes of one worker."""
+    """Trainer processes of one worker, each with a GPU; of a part its GPUs, which may be none."""
     worker: tuple[str, ...]
     worker_env: Mapping[str, str]
     rendezvous: tuple[str, ...]
     rendezvous_env: Mapping[str, str]
+    parts: Parts | None = None
+    """Of an Indexed Job, whose workers are its indexes; then there is no rendezvous."""
 
 
 def read_objects(objects: Sequence[Mapping[str, Any]]) -> Job:
     """The job of the rendered objects. Raises UsageError for what this backend cannot run."""
     by_kind = {str(each.get("kind")): each for each in objects}
     try:
+        if set(by_kind) == {"Job"}:
+            return _read_indexed(by_kind["Job"])
         job, store = by_kind["PyTorchJob"], by_kind["Job"]
         annotations = job["metadata"].get("annotations", {})
         elastic = job["spec"]["elasticPolicy"]
@@ -86,8 +101,33 @@ def read_objects(objects: Sequence[Mapping[str, Any]]) -> Job:
         raise UsageError(
             f"objects ({', '.join(by_kind) or 'none'}) cannot run on this machine: "
             f"{type(error).__name__} at {error}; expected a rendezvous Job and a PyTorchJob with "
-            "elasticPolicy and an integer nprocPerNode, as `launcher render` makes them"
+            "elasticPolicy and an integer nprocPerNode, as `launcher render` makes them, or an "
+            "Indexed Job"
         ) from error
+
+
+def _read_indexed(job: Mapping[str, Any]) -> Job:
+    """The job of an Indexed Job alone."""
+    spec, annotations = job["spec"], job["metadata"].get("annotations", {})
+    indexes, pod = int(spec["completions"]), spec["template"]["spec"]
+    (container,) = pod["containers"]
+    limits = container.get("resources", {}).get("limits", {})
+    return Job(
+        name=job["metadata"]["name"],
+        model=annotations.get(MODEL_ANNOTATION, ""),
+        checkpoints=annotations.get(CHECKPOINTS_ANNOTATION, ""),
+        labels=job["metadata"].get("labels", {}),
+        workers=spec["parallelism"],
+        least=1,
+        most=indexes,
+        grace_s=float(pod.get("terminationGracePeriodSeconds", 30)),
+        num_processes=int(limits.get("nvidia.com/gpu", 0)),
+        worker=_command(container),
+        worker_env={**_environment(container), "PYTHONUNBUFFERED": "1"},
+        rendezvous=(),
+        rendezvous_env={},
+        parts=Parts(indexes, spec["backoffLimitPerIndex"], spec["maxFailedIndexes"]),
+    )
 
 
 def at_port(command: Sequence[str], port: int) -> tuple[str, ...]:

@@ -20,7 +20,7 @@ from launcher.errors import Conflict, LauncherError, NotFound, TimedOut, UsageEr
 from launcher.local import gpus, processes
 from launcher.local.folder import Folder, folders, iso, state_root
 from launcher.local.job import read_objects
-from launcher.status import ENDED, Event, JobStatus, WorkerStatus
+from launcher.status import ENDED, Event, Indexes, JobStatus, WorkerStatus
 
 START_TIMEOUT_S = 30.0
 """A supervisor answers within a second; on a machine that is overloaded it may take longer."""
@@ -43,7 +43,7 @@ def submit(objects: Sequence[Mapping[str, Any]]) -> JobStatus:
     UsageError for objects that this machine cannot run.
     """
     job = read_objects(objects)
-    if importlib.util.find_spec("torch") is None:
+    if job.parts is None and importlib.util.find_spec("torch") is None:
         raise UsageError(
             "torch is not installed, and a local run trains on this machine; "
             "pip install '.[train]', or submit to a cluster"
@@ -167,6 +167,8 @@ def read_status(folder: Folder) -> JobStatus:
         content.pop(extra)
     as_of = content.pop("as_of")
     workers = tuple(WorkerStatus(**each) for each in content.pop("workers"))
+    indexes = content.pop("indexes", None)
+    content["indexes"] = Indexes(**indexes) if indexes else None
     found = JobStatus(**{**content, "workers": workers, "events": ()})
     if found.state in ENDED:
         return found
@@ -205,6 +207,7 @@ def not_started(
         worker_s=before.get("worker_s", 0.0),
         reason="" if is_supervised else f"its supervisor did not start: {last_line(folder)}",
         checkpoints=job.checkpoints,
+        indexes=Indexes(job.parts.indexes, 0) if job.parts else None,
     )
 
 
@@ -279,8 +282,8 @@ def wait(
     while True:
         found = status(name)
         news = (found.state, found.workers_desired, found.workers_running, found.restarts)
-        if on_change is not None and (*news, found.reason) != seen:
-            seen = (*news, found.reason)
+        if on_change is not None and (*news, found.reason, found.indexes) != seen:
+            seen = (*news, found.reason, found.indexes)
             on_change(found)
         if found.state in ENDED:
             return found

@@ -1,10 +1,12 @@
-"""The variables of a worker: our own, the platform's, and the user's last."""
+"""The variables of a pod: our own, the platform's, and the user's last."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from launcher.errors import UsageError
 from launcher.render.objects import Object
-from launcher.spec import JobConfig, JobSpec
+from launcher.spec import RUN_INDEXES, IndexedSpec, JobConfig, JobSpec, Spec
 from trainer.config import RUN_CONFIG, dump
 
 RUN_CONFIG_MOST_BYTES = 120 * 1024
@@ -19,6 +21,7 @@ S3_VARIABLES = (
 )
 """Keys of the same names in the job's S3 Secret; all but the first two may be absent."""
 
+SCRATCH = "/scratch"
 CA_FOLDER, CA_FILE = "/etc/launcher/ca", "ca.crt"
 CA_VARIABLES = ("SSL_CERT_FILE", "AWS_CA_BUNDLE", "REQUESTS_CA_BUNDLE")
 """OpenSSL and Python, boto3, requests: each replaces the certificates of the image."""
@@ -36,27 +39,42 @@ NEVER_PROXIED = (
 )
 
 
-def environment(spec: JobSpec, base: list[Object]) -> list[Object]:
-    """The variables of a worker in their order; a later one of the same name takes its place."""
+def environment(spec: Spec, base: list[Object], ours: Mapping[str, str]) -> list[Object]:
+    """The variables of a pod in their order; a later one of the same name takes its place.
+
+    ours: what `worker_variables` or `index_variables` tell.
+    """
+    job = spec.job
+    entries = [*base, *_plain(ours)]
+    if not spec.local:
+        entries += _s3(job.s3_secret) + _plain(_proxy(job) | _certificates(job))
+    entries += _plain(job.env)
+    return list({entry["name"]: entry for entry in entries}.values())
+
+
+def worker_variables(spec: JobSpec) -> dict[str, str]:
+    """What a worker of a group is told."""
     job = spec.job
     ours = {
         "TORCH_ELASTIC_SHUTDOWN_TIMEOUT": str(job.shutdown_timeout_s),
         RUN_CONFIG: _run_config(spec),
     }
-    if not spec.local:
-        ours |= {
-            "TMPDIR": "/scratch",
-            "NCCL_SOCKET_IFNAME": job.fabric.interface,
-            "OMP_NUM_THREADS": str(max(1, job.cpu_per_gpu // 2)),
-        }
-    entries = [*base, *_plain(ours)]
-    if not spec.local:
-        entries += _s3(job.s3_secret) + _plain(_fabric(job) | _proxy(job) | _certificates(job))
-    entries += _plain(job.env)
-    return list({entry["name"]: entry for entry in entries}.values())
+    if spec.local:
+        return ours
+    threads = {"OMP_NUM_THREADS": str(max(1, job.cpu_per_gpu // 2))}
+    network = {"NCCL_SOCKET_IFNAME": job.fabric.interface}
+    return ours | {"TMPDIR": SCRATCH} | network | threads | _fabric(job)
 
 
-def _plain(values: dict[str, str]) -> list[Object]:
+def index_variables(spec: IndexedSpec) -> dict[str, str]:
+    """What each index is told; which of them it is, Kubernetes adds."""
+    ours = {RUN_CONFIG: _run_config(spec), RUN_INDEXES: str(spec.indexes)}
+    if spec.local:
+        return ours
+    return ours | {"TMPDIR": SCRATCH, "OMP_NUM_THREADS": str(spec.size.cpus)}
+
+
+def _plain(values: Mapping[str, str]) -> list[Object]:
     return [{"name": name, "value": value} for name, value in values.items()]
 
 
@@ -100,8 +118,8 @@ def _certificates(job: JobConfig) -> dict[str, str]:
     return dict.fromkeys(CA_VARIABLES, path) if job.ca_bundle else {}
 
 
-def _run_config(spec: JobSpec) -> str:
-    text = dump(spec.run)
+def _run_config(spec: Spec) -> str:
+    text = dump(spec.config)
     size = len(text.encode())
     if size > RUN_CONFIG_MOST_BYTES:
         raise UsageError(

@@ -10,12 +10,16 @@ from collections.abc import Iterator
 from typing import Any
 
 from launcher.render.objects import Object, pod_templates
-from launcher.spec import DOMAIN, secret_in
+from launcher.render.pods import PROGRAM
+from launcher.spec import DOMAIN, INDEXED, KIND_LABEL, RUN_INDEXES, secret_in
 from trainer.config import RUN_CONFIG
 
 MAIN = {"PyTorchJob": "pytorch", "TrainingRuntime": "node", "Job": "rendezvous"}
 """The container of our program, which operators look for by name."""
-_VARIABLES = {RUN_CONFIG: "give the run's keys as overrides, as optim.lr=0.2"}
+_VARIABLES = {
+    RUN_CONFIG: "give the run's keys as overrides, as optim.lr=0.2",
+    RUN_INDEXES: "it follows from the number of indexes",
+}
 _OF_VARIABLE = re.compile(r"\.env\[\d+\]\.value$")
 _SIZES = ("minReplicas", "maxReplicas")
 _SUSPEND = "the queue sets it, and the launcher where there is none"
@@ -47,6 +51,8 @@ def _broken(old: Object, new: Object) -> Iterator[str]:
         yield from _trainjob(old, new)
     elif old["kind"] == "TrainingRuntime":
         yield from _runtime(old, new)
+    elif _is_indexed(old):
+        yield from _indexed(old, new)
     elif old["kind"] == "Service":
         yield from _kept(old, new, "spec.selector", "it finds the rendezvous")
     yield from _pods(old, new)
@@ -99,8 +105,23 @@ def _runtime(old: Object, new: Object) -> Iterator[str]:
         yield "spec.template.spec.replicatedJobs must hold one job, node, with replicas 1"
 
 
+def _is_indexed(thing: Object) -> bool:
+    labels: dict[str, str] = thing["metadata"]["labels"]
+    return labels.get(KIND_LABEL) == INDEXED
+
+
+def _indexed(old: Object, new: Object) -> Iterator[str]:
+    for key, instead in (
+        ("completionMode", "each pod asks which index it is"),
+        ("completions", "every index is told how many there are"),
+        ("parallelism", "give --parallelism"),
+        ("template.spec.restartPolicy", "the Job makes a new pod where one fails"),
+    ):
+        yield from _kept(old, new, f"spec.{key}", instead)
+
+
 def _pods(old: Object, new: Object) -> Iterator[str]:
-    main = MAIN.get(old["kind"], "")
+    main = PROGRAM if _is_indexed(old) else MAIN.get(old["kind"], "")
     for (path, before), (_, after) in zip(pod_templates(old), pod_templates(new), strict=False):
         yield from _own_marks(before["metadata"], after.get("metadata", {}), f"{path}.metadata")
         names = [container["name"] for container in after["spec"].get("containers", ())]

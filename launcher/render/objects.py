@@ -19,6 +19,7 @@ from launcher.spec import (
     STAGE_LABEL,
     USER_LABEL,
     JobSpec,
+    Spec,
     as_label,
 )
 
@@ -35,7 +36,7 @@ def load(base: str) -> Object:
     return loaded
 
 
-def named(spec: JobSpec, base: str, name: str) -> Object:
+def named(spec: Spec, base: str, name: str) -> Object:
     """The object of a base file, as part of the job."""
     thing = load(base)
     thing["metadata"] = {"name": name, "labels": labels(spec)}
@@ -44,12 +45,12 @@ def named(spec: JobSpec, base: str, name: str) -> Object:
     return thing
 
 
-def labels(spec: JobSpec) -> dict[str, str]:
+def labels(spec: Spec) -> dict[str, str]:
     """What every object and pod of the job bears."""
     job = spec.job
     found = {
         JOB_LABEL: spec.name,
-        MODEL_LABEL: as_label(spec.run.model.name),
+        MODEL_LABEL: as_label(spec.model),
         USER_LABEL: job.user,
         STAGE_LABEL: job.stage,
         BUDGET_LABEL: job.budget,
@@ -57,17 +58,20 @@ def labels(spec: JobSpec) -> dict[str, str]:
     return {key: value for key, value in found.items() if value}
 
 
-def notes(spec: JobSpec) -> dict[str, str]:
+def notes(spec: Spec) -> dict[str, str]:
     """What the job itself tells launcher and controller."""
+    found = {MODEL_ANNOTATION: spec.model, CHECKPOINTS_ANNOTATION: spec.output}
+    if not spec.local:  # else there is no controller
+        found[DEADLINE_ANNOTATION] = str(spec.job.deadline_s)
+    return {key: value for key, value in found.items() if value}
+
+
+def worker_notes(spec: JobSpec) -> dict[str, str]:
+    """What the controller is told of workers that form a group."""
     job = spec.job
-    run = {
-        MODEL_ANNOTATION: spec.run.model.name,
-        CHECKPOINTS_ANNOTATION: spec.run.checkpoint.address,
-    }
-    if spec.local:  # no controller
-        return run
-    return run | {
-        DEADLINE_ANNOTATION: str(job.deadline_s),
+    if spec.local:
+        return {}
+    return {
         RESTARTS_ALLOWED_ANNOTATION: str(job.restarts_allowed),
         RESTART_WINDOW_ANNOTATION: str(job.restart_window_s),
         HANG_ANNOTATION: str(job.hang_s),

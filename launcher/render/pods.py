@@ -1,9 +1,16 @@
-"""The pods of a job: the workers with all that the platform asks for, and the small rendezvous."""
+"""The pods of a job: workers and indexes with all that the platform asks for, and the small
+rendezvous."""
 
 from __future__ import annotations
 
 from launcher.budget.pods import FINALIZER
-from launcher.render.environment import CA_FILE, CA_FOLDER, environment
+from launcher.render.environment import (
+    CA_FILE,
+    CA_FOLDER,
+    environment,
+    index_variables,
+    worker_variables,
+)
 from launcher.render.objects import Object, labels, load
 from launcher.render.placement import (
     affinity,
@@ -14,35 +21,69 @@ from launcher.render.placement import (
     topology,
 )
 from launcher.render.queueing import KAI_QUEUE_LABEL
-from launcher.spec import JobSpec
+from launcher.spec import IndexedSpec, JobSpec, PodSize, Spec
 
 RDMA, EFA = "rdma/ib", "vpc.amazonaws.com/efa"
 NETWORKS_ANNOTATION = "k8s.v1.cni.cncf.io/networks"
 
 
+PROGRAM = "program"
+"""What the container of an index is called."""
+GPU = "nvidia.com/gpu"
+
+
 def worker_template(spec: JobSpec) -> Object:
     """The pod template of a worker, its container called pytorch."""
-    template = load("worker-pod.yaml")
-    template["metadata"]["labels"] |= labels(spec)
-    pod = template["spec"]
-    pod["terminationGracePeriodSeconds"] = spec.job.grace_s
-    container = pod["containers"][0]
+    template, container = _of_base(spec)
     container["args"] = ["-m", spec.program]
     container["ports"][1]["containerPort"] = spec.run.log.metrics_port
     if not spec.run.log.metrics_port:
         del container["ports"][1]
-    container["env"] = environment(spec, container["env"])
+    container["env"] = environment(spec, container["env"], worker_variables(spec))
+    _complete(spec, template)
+    if not spec.local:
+        _add_fabric(spec, template["spec"])
+    return template
+
+
+def index_template(spec: IndexedSpec) -> Object:
+    """The pod template of an index, its container called program: it meets nobody, so it has
+    neither ports nor what groups are told."""
+    template, container = _of_base(spec)
+    pod, gpus = template["spec"], spec.size.gpus
+    pod["restartPolicy"] = "Never"  # podFailurePolicy asks for it; the Job makes a new pod
+    container |= {"name": PROGRAM, "command": ["python", "-m", spec.program]}
+    del container["args"], container["ports"]
+    container["env"] = environment(spec, [], index_variables(spec))
+    if not gpus:
+        pod["tolerations"] = [each for each in pod["tolerations"] if each["key"] != GPU]
+    _complete(spec, template)
+    if spec.local and gpus:  # so many of this machine's are for each
+        container["resources"] = {"limits": {GPU: str(gpus)}}
+    return template
+
+
+def _of_base(spec: Spec) -> tuple[Object, Object]:
+    """The base file's template, as part of the job, and its container."""
+    template = load("worker-pod.yaml")
+    template["metadata"]["labels"] |= labels(spec)
+    template["spec"]["terminationGracePeriodSeconds"] = spec.job.grace_s
+    container: Object = template["spec"]["containers"][0]
     if spec.job.image:
         container["image"] = spec.job.image
+    return template, container
+
+
+def _complete(spec: Spec, template: Object) -> None:
+    """Adds what the platform asks of every pod that computes."""
+    pod = template["spec"]
     if spec.local:
         forget_paths(pod)
-        return template
+        return
     _add_metadata(spec, template["metadata"])
     _place(spec, pod)
-    _add_resources(spec, pod)
-    _add_fabric(spec, pod)
+    _add_resources(spec.size, pod)
     _add_sources(spec, pod)
-    return template
 
 
 def fill_rendezvous(spec: JobSpec, template: Object) -> None:
@@ -63,11 +104,11 @@ def forget_paths(pod: Object) -> None:
     pod.pop("volumes", None)
 
 
-def _add_metadata(spec: JobSpec, metadata: Object) -> None:
+def _add_metadata(spec: Spec, metadata: Object) -> None:
     job = spec.job
     metadata["labels"] |= job.pod_labels
     metadata["annotations"] |= topology(job) | job.pod_annotations
-    if job.ledger:
+    if job.ledger and spec.size.gpus:
         metadata["finalizers"] = [FINALIZER]
     if job.fabric.networks:
         metadata["annotations"][NETWORKS_ANNOTATION] = job.fabric.networks
@@ -75,7 +116,7 @@ def _add_metadata(spec: JobSpec, metadata: Object) -> None:
         metadata["labels"][KAI_QUEUE_LABEL] = job.gang.queue
 
 
-def _place(spec: JobSpec, pod: Object) -> None:
+def _place(spec: Spec, pod: Object) -> None:
     job = spec.job
     if selected := node_selector(job):
         pod["nodeSelector"] = selected
@@ -91,7 +132,7 @@ def _place(spec: JobSpec, pod: Object) -> None:
         pod["serviceAccountName"] = job.service_account
 
 
-def _pull_image(spec: JobSpec, pod: Object) -> None:
+def _pull_image(spec: Spec, pod: Object) -> None:
     """Image and priority, the same for every pod of the job: part of a gang alone is no use."""
     job, container = spec.job, pod["containers"][0]
     if job.image:
@@ -104,23 +145,17 @@ def _pull_image(spec: JobSpec, pod: Object) -> None:
         pod["priorityClassName"] = job.priority_class
 
 
-def _add_resources(spec: JobSpec, pod: Object) -> None:
-    job, gpus = spec.job, spec.ranks_per_worker
-    memory = f"{job.memory_per_gpu_gib * gpus}Gi"
+def _add_resources(size: PodSize, pod: Object) -> None:
+    memory = {"memory": f"{size.memory_gib}Gi"}
+    gpus = {GPU: str(size.gpus)} if size.gpus else {}
     pod["containers"][0]["resources"] = {
-        "requests": {
-            "cpu": str(job.cpu_per_gpu * gpus), "memory": memory, "nvidia.com/gpu": str(gpus)
-        },
-        "limits": {"memory": memory, "nvidia.com/gpu": str(gpus)},
-    }  # fmt: skip
-    cache_gib = -(-spec.run.data.cache_bytes // (1 << 30))
+        "requests": {"cpu": str(size.cpus), **memory, **gpus},
+        "limits": {**memory, **gpus},
+    }
     pod["volumes"] = [
         # In memory, so it counts against the memory limit.
-        {
-            "name": "dshm",
-            "emptyDir": {"medium": "Memory", "sizeLimit": f"{job.shm_per_gpu_gib * gpus}Gi"},
-        },
-        {"name": "scratch", "emptyDir": {"sizeLimit": f"{cache_gib + job.scratch_gib}Gi"}},
+        {"name": "dshm", "emptyDir": {"medium": "Memory", "sizeLimit": f"{size.shm_gib}Gi"}},
+        {"name": "scratch", "emptyDir": {"sizeLimit": f"{size.scratch_gib}Gi"}},
     ]
 
 
@@ -141,7 +176,7 @@ def _add_fabric(spec: JobSpec, pod: Object) -> None:
         pod["dnsPolicy"] = "ClusterFirstWithHostNet"  # else the rendezvous has no name
 
 
-def _add_sources(spec: JobSpec, pod: Object) -> None:
+def _add_sources(spec: Spec, pod: Object) -> None:
     """References to the cluster's Secrets and ConfigMaps, never what they hold."""
     job, container = spec.job, pod["containers"][0]
     sources = [{"secretRef": {"name": name}} for name in job.env_secrets]

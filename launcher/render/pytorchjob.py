@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from launcher.render.objects import Object, labels, named, notes
+from launcher.render.objects import Object, labels, named, notes, worker_notes
 from launcher.render.pods import fill_rendezvous, worker_template
 from launcher.render.queueing import queue_labels
 from launcher.spec import JOB_LABEL, JobSpec
@@ -33,7 +33,7 @@ def _rendezvous_service(spec: JobSpec) -> Object:
 def _job(spec: JobSpec) -> Object:
     job = named(spec, "pytorchjob.yaml", spec.name)
     job["metadata"]["labels"] |= queue_labels(spec)
-    job["metadata"]["annotations"] = notes(spec)
+    job["metadata"]["annotations"] = notes(spec) | worker_notes(spec)
     body = job["spec"]
     body["nprocPerNode"] = str(spec.ranks_per_worker)
     body["elasticPolicy"] |= _elastic_policy(spec)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from launcher.spec import QUEUE_LABEL, JobSpec
+from launcher.spec import QUEUE_LABEL, Spec
 
 PRIORITY_LABEL = "kueue.x-k8s.io/priority-class"
 MAX_EXEC_LABEL = "kueue.x-k8s.io/max-exec-time-seconds"
 KAI_QUEUE_LABEL = "kai.scheduler/queue"
 
 
-def queue_labels(spec: JobSpec) -> dict[str, str]:
+def queue_labels(spec: Spec) -> dict[str, str]:
     """Empty where no queue was asked for."""
     job, found = spec.job, {}
     if job.queue:

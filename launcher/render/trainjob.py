@@ -7,7 +7,7 @@ it; Trainer adds torchrun's PET_* variables to the container called node.
 
 from __future__ import annotations
 
-from launcher.render.objects import Object, named, notes
+from launcher.render.objects import Object, named, notes, worker_notes
 from launcher.render.pods import worker_template
 from launcher.render.queueing import queue_labels
 from launcher.spec import JobSpec
@@ -63,7 +63,7 @@ def _add_gang(spec: JobSpec, body: Object) -> None:
 def _job(spec: JobSpec) -> Object:
     job = named(spec, "trainjob.yaml", spec.name)
     job["metadata"]["labels"] |= queue_labels(spec)
-    job["metadata"]["annotations"] = notes(spec)
+    job["metadata"]["annotations"] = notes(spec) | worker_notes(spec)
     body = job["spec"]
     body["runtimeRef"]["name"] = spec.name
     body["trainer"] = {"numNodes": spec.workers.desired, "numProcPerNode": spec.ranks_per_worker}

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from launcher.errors import UsageError
+from launcher.spec.common import PodSize
 from launcher.spec.config import Backend, JobConfig
 from launcher.spec.names import NAME_MOST_CHARS
 from launcher.spec.patches import Patch
@@ -47,6 +48,39 @@ class JobSpec:
     def program(self) -> str:
         """The trainer's module that the workers run."""
         return PROGRAMS[type(self.run)]
+
+    @property
+    def config(self) -> TrainConfig:
+        """What the program is told."""
+        return self.run
+
+    @property
+    def model(self) -> str:
+        """The network."""
+        return self.run.model.name
+
+    @property
+    def output(self) -> str:
+        """Address of the run's own folder."""
+        return self.run.checkpoint.address
+
+    @property
+    def size(self) -> PodSize:
+        """Of a worker's pod."""
+        job, gpus = self.job, self.ranks_per_worker
+        cache_gib = -(-self.run.data.cache_bytes // (1 << 30))
+        return PodSize(
+            gpus=gpus,
+            cpus=job.cpu_per_gpu * gpus,
+            memory_gib=job.memory_per_gpu_gib * gpus,
+            shm_gib=job.shm_per_gpu_gib * gpus,
+            scratch_gib=cache_gib + job.scratch_gib,
+        )
+
+    @property
+    def pods(self) -> int:
+        """Workers wanted."""
+        return self.workers.desired
 
 
 def gpu_workers(gpus: int, per_worker: int, min_gpus: int = 0, max_gpus: int = 0) -> Workers:

@@ -36,7 +36,7 @@ RIGHTS = (
     ("", "pods/status", "patch"),
     ("", "nodes", "get list watch"),
     ("", "services", "get list watch patch"),
-    ("batch", "jobs", "get list watch patch"),
+    ("batch", "jobs", "get list watch patch delete"),
     ("kueue.x-k8s.io", "workloads", "get list watch patch"),
     ("kueue.x-k8s.io", "workloads/status", "patch"),
     ("kueue.x-k8s.io", "admissionchecks", "get list watch"),

@@ -98,8 +98,9 @@ def end_pod(api: Api, name: str, phase: str = "Succeeded") -> None:
 
 
 def _say(api: Api, name: str, phase: str, state: dict[str, Any]) -> None:
+    (own,) = api.get(POD, name)["spec"]["containers"]
     container = {
-        "name": "pytorch",
+        "name": own["name"],
         "image": "x",
         "imageID": "x",
         "containerID": "containerd://x",

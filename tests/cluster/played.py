@@ -28,6 +28,25 @@ def workers(plane: ControlPlane, namespace: str, job: str, count: int) -> list[O
         time.sleep(0.1)
 
 
+def parts(plane: ControlPlane, namespace: str, job: str, count: int) -> list[Object]:
+    """The pods of an Indexed Job that have not ended, by index, once there are so many."""
+    ends_at = time.monotonic() + PATIENCE_S
+    selector = f"batch.kubernetes.io/job-name={job}"
+    label = "batch.kubernetes.io/job-completion-index"
+    while True:
+        answer = plane.kubectl("-n", namespace, "get", "pods", "-l", selector, "-o", "json")
+        found: list[Object] = [
+            pod
+            for pod in json.loads(answer)["items"]
+            if pod["status"].get("phase") not in ("Succeeded", "Failed")
+            and "deletionTimestamp" not in pod["metadata"]
+        ]
+        if len(found) == count:
+            return sorted(found, key=lambda pod: int(pod["metadata"]["labels"][label]))
+        assert time.monotonic() < ends_at, f"{len(found)} pods of {job}, not {count}"
+        time.sleep(0.1)
+
+
 def write(plane: ControlPlane, pod: Object, **status: Any) -> None:
     """Merges fields into a pod's status."""
     metadata = pod["metadata"]
@@ -37,11 +56,13 @@ def write(plane: ControlPlane, pod: Object, **status: Any) -> None:
     )
 
 
-def container(state: Object, *, restarts: int = 0, last: Object | None = None) -> list[Object]:
+def container(
+    state: Object, *, restarts: int = 0, last: Object | None = None, name: str = "pytorch"
+) -> list[Object]:
     """The status of the trainer's container."""
     return [
         {
-            "name": "pytorch",
+            "name": name,
             "image": "registry.example/trainer:1",
             "imageID": "",
             "ready": "running" in state,
@@ -56,7 +77,7 @@ def run(plane: ControlPlane, pod: Object, *, restarts: int = 0, last: Object | N
     """The pod is placed and its container runs."""
     placed = {"type": "PodScheduled", "status": "True", "lastTransitionTime": now()}
     state = {"running": {"startedAt": now()}}
-    statuses = container(state, restarts=restarts, last=last)
+    statuses = container(state, restarts=restarts, last=last, name=_name(pod))
     write(
         plane,
         pod,
@@ -80,11 +101,16 @@ def ended(code: int, *, reason: str = "Error", message: str = "") -> Object:
     return {"terminated": {"exitCode": code, "reason": reason, "message": message, **moments}}
 
 
-def end(plane: ControlPlane, pod: Object, code: int = 0) -> None:
+def end(plane: ControlPlane, pod: Object, code: int = 0, message: str = "") -> None:
     """The pod's container ends for good."""
     phase = "Failed" if code else "Succeeded"
-    state = ended(code, reason="Error" if code else "Completed")
-    write(plane, pod, phase=phase, containerStatuses=container(state))
+    state = ended(code, reason="Error" if code else "Completed", message=message)
+    write(plane, pod, phase=phase, containerStatuses=container(state, name=_name(pod)))
+
+
+def _name(pod: Object) -> str:
+    """What its container is called."""
+    return str(pod["spec"]["containers"][0]["name"])
 
 
 def now() -> str:

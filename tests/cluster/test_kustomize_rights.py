@@ -108,7 +108,7 @@ RIGHTS: dict[str, tuple[str, ...]] = {
     "get jobs.batch": SEES,
     "create jobs.batch": USES,
     "patch jobs.batch": (*USES, "controller"),
-    "delete jobs.batch": USES,
+    "delete jobs.batch": (*USES, "controller"),
     "list services": SEES,
     "create services": USES,
     "patch services": (*USES, "controller"),

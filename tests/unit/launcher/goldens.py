@@ -7,12 +7,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from launcher.indexed import resolve_indexed
 from launcher.render import render, to_yaml
-from launcher.request import Request
+from launcher.request import IndexedRequest, Request, Work
 from launcher.resolve import recipes, resolve
 from launcher.settings import KEYS, Setting, Settings
-from launcher.spec import JobSpec
+from launcher.spec import IndexedSpec, JobSpec
 from launcher.tuning import Wishes, tuned_run
+from tests import parts
 from trainer.config import StartConfig
 
 FOLDER = Path(__file__).parent / "golden"
@@ -99,6 +101,32 @@ def requests() -> dict[str, Request]:
     return every
 
 
+def indexed(request: IndexedRequest, work: Work) -> IndexedSpec:
+    """The job of independent parts of a request where nothing but it is set."""
+    return resolve_indexed(request, work, NOTHING_SET, lambda name: f"file:///runs/{name}").spec
+
+
+def indexed_specs() -> dict[str, IndexedSpec]:
+    """What each golden file of an Indexed Job is made of."""
+    given = {"image": GIVEN["image"], "checkpoints": GIVEN["checkpoints"]}
+    platform = IndexedRequest(
+        **given,
+        name="parts-of-gpus",
+        gpus=2,
+        parallelism=16,
+        namespace="ml",
+        budget="webvision",
+        deadline_s=7200,
+        queue="train",
+        overrides=("trouble=once", "job.s3_secret=s3", "job.ledger=true", "job.ca_bundle=trust"),
+    )
+    return {
+        "parts": indexed(IndexedRequest(**given, name="parts"), parts.work(4)),
+        "parts-gpus": indexed(platform, parts.work(64)),
+        "parts-local": indexed(IndexedRequest(name="parts", local=True), parts.work(4)),
+    }
+
+
 def rendered(request: Request) -> str:
     """The text of a golden file."""
     return to_yaml(render(spec(request)))
@@ -110,6 +138,8 @@ def main() -> None:
         old.unlink()
     for name, request in requests().items():
         (FOLDER / f"{name}.yaml").write_text(rendered(request), encoding="utf-8")
+    for name, made in indexed_specs().items():
+        (FOLDER / f"{name}.yaml").write_text(to_yaml(render(made)), encoding="utf-8")
 
 
 if __name__ == "__main__":
