@@ -6,9 +6,9 @@ Reads the texts of a packed dataset in pieces. Of RUN_INDEXES processes each enc
 its JOB_COMPLETION_INDEX; whoever finds all of them there judges, so the last one does. What is
 there is never encoded again, so a killed process goes on where it was.
 
-    <out>/scores.npy       SCORES by id               <out>/selection.npy   for data.selection
-    <out>/weights.npy      for data.weights           <out>/sampling.npy    for data.sampling
-    <out>/summary.json     written last: what was found, and the SHA-256 of these files
+    <output>/scores.npy       SCORES by id               <output>/selection.npy   for data.selection
+    <output>/weights.npy      for data.weights           <output>/sampling.npy    for data.sampling
+    <output>/summary.json     written last: what was found, and the SHA-256 of these files
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ from __future__ import annotations
 import json
 import logging
 import os
+import signal
+import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -47,6 +49,7 @@ SCORES = np.dtype([*MEASURES.descr, *parts.FACTS.descr, ("text", "<f4"), ("proba
 """By id: trainer.text.measure.MEASURES, trainer.text.parts.FACTS, the probability that the label
 is right by the texts, and by everything."""
 SUMMARY = "summary.json"
+TERMINATED = 128 + signal.SIGTERM
 
 
 @dataclass(frozen=True)
@@ -63,6 +66,8 @@ class Work:
 
 def textfilter(config: TextfilterConfig) -> None:
     """Encodes this process's pieces; judges where no piece is missing any more."""
+    # A container's first process would not hear it otherwise; what is kept is whole anyway.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(TERMINATED))
     cache_dir = cache_folder(config.cache_dir)
     dataset = open_dataset(config.data, cache_dir)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -72,7 +77,7 @@ def textfilter(config: TextfilterConfig) -> None:
     work = Work(config, dataset, cache_dir, device, every, mine)
     known = meanings(dataset.classes, dataset.num_classes, config.classes)  # fails at once
     encoder = open_encoder(config.encoder, cache_dir, device, sum(span.rows for span in mine))
-    texts = parts.text_pieces(config.out, dataset, encoder, config.text)
+    texts = parts.text_pieces(config.output, dataset, encoder, config.text)
     pictures = _picture_pieces(work)
     _fill(texts, work, encoder)
     if pictures is not None:
@@ -112,7 +117,7 @@ def _picture_pieces(work: Work) -> Pieces | None:
         return None
     source = open_named("judge.features", address)
     made_of = [work.dataset.sha256, source.config.model.name, source.manifest.objects[0].sha256]
-    return Pieces(work.config.out, "features", made_of)
+    return Pieces(work.config.output, "features", made_of)
 
 
 def _fill_pictures(pieces: Pieces, work: Work) -> None:
@@ -187,7 +192,7 @@ def _write(
 ) -> None:
     config, dataset, probability = work.config, work.dataset, verdict.probability
     selection = select(probability, labels, dataset.num_classes, config.select)
-    store = open_store(config.out)
+    store = open_store(config.output)
     files = {}
     for name, array in (
         ("scores.npy", scores),

@@ -2,7 +2,7 @@
 
     python -m trainer.textreport OUT --page report.html [--verified FILE]
 
-OUT is the filtering's `out`. FILE is a CSV with the columns id and right (1 or 0): samples that
+OUT is the filtering's `output`. FILE is a CSV with the columns id and right (1 or 0): samples that
 somebody has looked at.
 """
 
@@ -136,7 +136,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m trainer.textreport", description="Shows what a text filtering has found."
     )
-    parser.add_argument("out", help="the filtering's out")
+    parser.add_argument("out", help="the filtering's output")
     parser.add_argument("--page", required=True, help="page to write, ending in .html")
     parser.add_argument("--verified", type=Path, metavar="FILE", help="CSV with id and right")
     parser.add_argument("--pictures", type=int, default=24, help="of each kind to show")

@@ -22,6 +22,7 @@ from launcher.cli import (
     plan,
     results,
     submit,
+    textfilter,
     usage,
 )
 from launcher.cli.manners import Color, Manner, report, seconds, wants_json
@@ -83,6 +84,7 @@ def options(
 for group in (
     submit,
     finetune,
+    textfilter,
     jobs,
     changes,
     inspect,

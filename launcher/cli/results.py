@@ -41,7 +41,7 @@ def plot(
       launcher plot resnet18-1a2b3c --out curve.svg
       launcher plot s3://bucket/runs/senet154-1a2b3c
     """
-    address = _address(place, context.obj, run)
+    address = run_address(place, context.obj, run)
     target = out or f"{_name(run)}.png"
     if not target.endswith((".png", ".svg")):
         raise UsageError(f"--out {target!r} must end in .png or .svg")
@@ -104,7 +104,7 @@ def evaluate(
         check_picture(out)
     if output is Output.name:
         raise UsageError("-o name is for jobs; give table, json or yaml")
-    addresses = [(_name(run), _address(place, context.obj, run)) for run in runs]
+    addresses = [(_name(run), run_address(place, context.obj, run)) for run in runs]
     found = [measure(name, address, image_size, split, which.value) for name, address in addresses]
     if output in (Output.json, Output.yaml):
         emit({"kind": "EvaluationList", "items": found}, output)
@@ -156,7 +156,7 @@ def noise(
         raise UsageError(f"--out {out!r} must end in .html")
     if output is Output.name:
         raise UsageError("-o name is for jobs; give table, json or yaml")
-    addresses = [_address(place, context.obj, run) for run in runs]
+    addresses = [run_address(place, context.obj, run) for run in runs]
     options = ["--out", out, "--pictures", str(pictures), "--which", which.value]
     found = json.loads(run_program("noise", "trainer.noise", [*addresses, *options]))
     del found["schemaVersion"]
@@ -173,6 +173,6 @@ def _name(run: str) -> str:
     return run.rstrip("/").rpartition("/")[2]
 
 
-def _address(place: Place, manner: Manner, run: str) -> str:
+def run_address(place: Place, manner: Manner, run: str) -> str:
     """The folder of a run by its job's name, or as it was given."""
     return run if "/" in run else jobs_of(place, manner, run).status(run).checkpoints

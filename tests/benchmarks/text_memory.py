@@ -52,13 +52,13 @@ def main() -> None:
         dataset = dataset_of(folder, count)
         config = TextfilterConfig(
             data=folder.as_uri(),
-            out=str(folder / "out"),
+            output=str(folder / "out"),
             encoder=EncoderConfig(model="drawn"),
             classes=ClassesConfig(background=0),
         )
         encoder = Drawn()
         every = spans(dataset)
-        pieces = parts.text_pieces(config.out, dataset, encoder, config.text)
+        pieces = parts.text_pieces(config.output, dataset, encoder, config.text)
         draw = np.random.default_rng(1)
         for span in every:
             facts = np.zeros(span.rows, parts.FACTS)

@@ -102,8 +102,8 @@ def test_a_method_is_the_base_with_its_own_values_and_those_of_its_stage() -> No
         ),
         (
             "methods.staged.stages.0",
-            {"entry": "textfilter", "out": "/here"},
-            "out of methods.staged.stages[1] in losses.yaml is given, but the experiment sets it",
+            {"entry": "textfilter", "output": "/here"},
+            "output of methods.staged.stages[1] in losses.yaml is given",
         ),
         (
             "methods.staged.stages.1",
@@ -369,7 +369,7 @@ def test_a_text_filtering_is_told_its_own_stage_alone(monkeypatch: pytest.Monkey
     told = yaml.safe_load(judged.run_file)
     assert judged.module == "trainer.textfilter"
     assert told["data"] == "file:///train"
-    assert told["out"] == judged.run.as_uri()
+    assert told["output"] == judged.run.as_uri()
     assert told["encoder"] == {"model": "/models/small"}
     assert judged.run.as_uri() in trained.run_file
     monkeypatch.setenv("SOME_ENCODER", "/elsewhere")

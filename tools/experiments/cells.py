@@ -118,7 +118,7 @@ def config_of(method: Method, seed: int) -> str:
 
 
 def _filters_own(data: Data, folder: Path) -> Tree:
-    return {"data": data.train, "out": (folder / "run").as_uri()}
+    return {"data": data.train, "output": (folder / "run").as_uri()}
 
 
 def _own(data: Data, folder: Path, seed: int) -> Tree:

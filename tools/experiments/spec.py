@@ -24,7 +24,7 @@ PREVIOUS = "{previous}"
 """Stands for the address of the run folder of the stage before, in any text of a stage's tree."""
 VARIABLE = re.compile(r"\{env:([A-Z_][A-Z0-9_]*)\}")
 """Stands for an environment variable's value, such as where a model's folder is here."""
-FILTERS_OWN = ("name", "data", "out")
+FILTERS_OWN = ("name", "data", "output")
 """Keys of a text filtering that the experiment sets itself."""
 OWN = (
     "name",

@@ -172,7 +172,7 @@ class TextfilterConfig:
         "", "address of the packed dataset (file:// or s3://)", "no dataset is everybody's",
         required=True,
     )  # fmt: skip
-    out: str = setting(
+    output: str = setting(
         "", "address of the folder that everything is written to", "no folder is everybody's",
         required=True,
     )  # fmt: skip

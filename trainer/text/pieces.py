@@ -1,7 +1,7 @@
 """What is computed of a dataset piece by piece: made once, checked, never made again.
 
-    <out>/<folder>/<key>/000000.json                 written last: without it there is no piece
-    <out>/<folder>/<key>/000000-<16 digits>.npy      an array, named by its SHA-256
+    <output>/<folder>/<key>/000000.json                 written last: without it there is no piece
+    <output>/<folder>/<key>/000000-<16 digits>.npy      an array, named by its SHA-256
 
 <key> names all that the arrays depend on, so a changed setting begins anew beside the old pieces.
 Arrays are named by what they hold, so two that make the same piece never mix theirs.

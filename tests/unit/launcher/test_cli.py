@@ -57,7 +57,7 @@ def test_the_verbs_are_these() -> None:
         "budget show", "budget set", "budget history", "budget refund", "budget correct",
         "budget reserve",
         "config view", "config get", "config set", "doctor", "controller", "plot", "completion",
-        "version",
+        "version", "textfilter run", "textfilter report",
     }  # fmt: skip
 
 

@@ -1,0 +1,68 @@
+"""A text filtering's work, made of what the command line says."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from launcher import settings
+from launcher.errors import UsageError
+from launcher.placing import absolute
+from launcher.request import IndexedRequest, Work
+from launcher.spec import check_address
+from trainer.config import NGRAMS, EncoderConfig, JudgeConfig, TextfilterConfig
+from trainer.storage import StorageError, open_store
+
+INDEX_SAMPLES = 1 << 16
+"""Texts of one index: a minute on a GPU, the quarter of an hour on few cores."""
+MOST_INDEXES = 256
+UNKNOWN_INDEXES = 8
+"""Where the dataset cannot be read here."""
+
+
+@dataclass(frozen=True)
+class Wishes:
+    """What is asked of a text filtering, beside overrides."""
+
+    data: str
+    model: str
+    features: str
+    noise: str
+
+
+def work(request: IndexedRequest, wishes: Wishes) -> Work:
+    """What the indexes of the job do. Raises UsageError where data or model are not said."""
+    known = settings.load(os.environ, Path.cwd())
+    data = check_address(wishes.data or known.get("data"), "--data")
+    said = {override.partition("=")[0] for override in request.overrides}
+    for flag, key, value in (("--data", "data", data), ("--model", "encoder.model", wishes.model)):
+        if not value and key not in said:
+            raise UsageError(f"{flag} is not given; `launcher textfilter run -h` shows how")
+    model = wishes.model
+    if model and model != NGRAMS:
+        model = absolute(request, model)
+    config = TextfilterConfig(
+        data=absolute(request, data),
+        encoder=EncoderConfig(model=model),
+        judge=JudgeConfig(features=wishes.features, noise=absolute(request, wishes.noise)),
+    )
+    return Work(
+        program="trainer.textfilter",
+        config=config,
+        indexes=1 if request.local else indexes_of(data),
+        stage="textfilter",
+        model=Path(model).name if model else "",
+        parallelism=1 if request.local else 8,
+    )
+
+
+def indexes_of(data: str) -> int:
+    """Parts of a sensible size, by the dataset's manifest where it can be read from here."""
+    try:
+        manifest = json.loads(open_store(data, attempts=1).get("manifest.json"))
+        count = int(manifest["num_samples"])
+    except (StorageError, ValueError, KeyError, TypeError):
+        return UNKNOWN_INDEXES
+    return max(1, min(MOST_INDEXES, -(-count // INDEX_SAMPLES)))
