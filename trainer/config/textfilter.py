@@ -16,6 +16,11 @@ class TextConfig:
     """How a picture's title, description and tags become one sentence."""
 
     tags: bool = setting(True, "tags are read too", "Flickr's tell what titles do not")
+    digits: bool = setting(
+        False,
+        "numbers are kept",
+        "dates and counters tell nothing; where classes are numbers: true",
+    )
     scripts: Literal["all", "latin"] = setting(
         "all", "words of every script, or of Latin letters alone", "drop what the encoder cannot"
     )

@@ -21,7 +21,7 @@ _URL = re.compile(r"\b(?:https?|ftp)://\S+|\bwww\.\S+|\S+@\S+\.\w+", re.I)
 _FILE = re.compile(r"\.(?:jpe?g|png|gif|bmp|tiff?|webp|svg|html?|php|aspx?)\b", re.I)
 _CAMERA = re.compile(r"\b(?:img|dsc[fn]?|pict?|p|dscn|cimg|imgp|mvc|sam)[-_ ]?\d{2,}\b", re.I)
 _NUMBER = re.compile(r"(?<![^\W\d_])\d[\d.,:/x×%-]*(?![^\W\d_])", re.I)
-_WORD = re.compile(r"[^\W\d_]+(?:['\u2019-][^\W\d_]+)*")
+_WORD = re.compile(r"[^\W_]+(?:['\u2019-][^\W_]+)*")
 _LATIN = re.compile(r"[^\W\d_]")
 
 _EMPTY = (
@@ -71,7 +71,9 @@ def clean(text: str, config: TextConfig) -> str:
     text = unicodedata.normalize("NFKC", text)
     text = _TAG.sub(" ", _SCRIPT.sub(" ", text))
     text = _FILE.sub("", _URL.sub(" ", text))
-    text = _NUMBER.sub(" ", _CAMERA.sub(" ", text))
+    text = _CAMERA.sub(" ", text)
+    if not config.digits:
+        text = _NUMBER.sub(" ", text)
     text = "".join(
         char if unicodedata.category(char)[0] != "C" else " " for char in text.replace("_", " ")
     )
@@ -88,7 +90,11 @@ def is_latin(word: str) -> bool:
 def stems(text: str) -> set[str]:
     """The telling words of a text, in lower case and without a plural's ending."""
     words = (word.lower() for word in _WORD.findall(text))
-    return {_singular(word) for word in words if len(word) > 1 and word not in _EMPTY_WORDS}
+    return {_singular(word) for word in words if _may_tell(word)}
+
+
+def _may_tell(word: str) -> bool:
+    return word not in _EMPTY_WORDS and (len(word) > 1 or word.isdecimal())
 
 
 def _singular(word: str) -> str:
