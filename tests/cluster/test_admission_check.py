@@ -15,12 +15,16 @@ from launcher.cluster import connect
 from launcher.cluster.client import Api
 from launcher.cluster.kinds import ADMISSION_CHECK, PYTORCHJOB
 from launcher.cluster.objects import workload_of
+from launcher.render import render
+from launcher.request import IndexedRequest
+from tests import parts
 from tests.cluster.budgeted import defined, make_budget, status, wait_accounted
 from tests.cluster.cli import Cli
 from tests.cluster.cluster import Cluster
 from tests.cluster.controllers import controller, objects_of, until
 from tests.cluster.ledgers import CLUSTER
 from tests.cluster.queue import queue_objects
+from tests.unit.launcher.goldens import GIVEN, indexed
 
 QUOTA = 4
 CHECK = "budget"
@@ -136,6 +140,26 @@ def test_a_job_that_its_budget_cannot_carry_is_deactivated_and_can_be_resumed(
     cli.out("resume", "large")
     until(lambda: state(cli, "large") == "Running", "running")
     assert [each["job"] for each in status(api)["holds"]] == ["large"]
+
+
+@pytest.mark.usefixtures("keeping")
+def test_a_job_of_independent_parts_waits_for_its_budget_too(api: Api, cli: Cli) -> None:
+    make_budget(api, gpuDays=1)
+    wait_accounted(api)
+    request = IndexedRequest(
+        name="parts", image=GIVEN["image"], checkpoints=GIVEN["checkpoints"], gpus=1, cpus=1,
+        budget="webvision", queue=api.namespace, deadline_s=8 * 86_400,
+    )  # fmt: skip
+    for thing in render(indexed(request, parts.work(4))):  # as kubectl would
+        api.create(thing)
+    until(lambda: state(cli, "parts") == "Suspended", "deactivated")
+    reason = json.loads(cli.out("status", "parts", "-o", "json"))["reason"]
+    assert 'budget "webvision" has 1.0 GPU-days left and this job may cost 16.0' in reason
+    cli.out("budget", "set", "webvision", "--gpu-days", "30")
+    cli.out("resume", "parts")
+    until(lambda: state(cli, "parts") == "Running", "running")
+    assert [(each["job"], each["gpus"]) for each in status(api)["holds"]] == [("parts", 2)]
+    cli.out("delete", "parts", "--yes", "--force")
 
 
 @pytest.mark.usefixtures("keeping")

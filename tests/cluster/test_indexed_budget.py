@@ -56,7 +56,8 @@ def objects(name: str = "parts", gpus: int = 2, deadline_s: int = DAY_S) -> list
     """A job of four parts, two at once; its pods are held until they are counted."""
     request = IndexedRequest(
         name=name, image=GIVEN["image"], checkpoints=GIVEN["checkpoints"], budget="webvision",
-        gpus=gpus, cpus=1, memory_gib=16 + 9 * gpus, deadline_s=deadline_s, overrides=("job.ledger=true",),
+        gpus=gpus, cpus=1, memory_gib=16 + 9 * gpus, deadline_s=deadline_s,
+        overrides=("job.ledger=true",),
     )  # fmt: skip
     return render(indexed(request, parts.work(4)))
 

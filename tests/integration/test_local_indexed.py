@@ -66,6 +66,12 @@ def tries(name: str, index: int) -> int:
     return len(list(output(name).glob(f"try-{index}-*")))
 
 
+def let_go(name: str) -> None:
+    """Lets the parts that wait go on."""
+    output(name).mkdir(parents=True, exist_ok=True)
+    (output(name) / "go").touch()
+
+
 def until(condition: Callable[[], object], timeout_s: float = 30.0) -> None:
     deadline = time.monotonic() + timeout_s
     while not condition():
@@ -118,7 +124,7 @@ def test_a_killed_index_is_started_again_alone() -> None:
     os.kill(victim, signal.SIGKILL)
     until(lambda: pid_of("killed", 0) not in (None, victim))
     assert pid_of("killed", 1) == other
-    (output("killed") / "go").touch()
+    let_go("killed")
     found = local.wait("killed", 60)
     assert (found.state, found.restarts, written("killed")) == (
         "Succeeded", 1, ["part-0", "part-1"]
@@ -197,7 +203,7 @@ def test_it_is_scaled_between_one_and_all() -> None:
     with pytest.raises(UsageError, match=r"between its least \(1\) and most \(6\)"):
         local.scale("wide", 7)
     local.scale("wide", 6)
-    (output("wide") / "go").touch()
+    let_go("wide")
     found = local.wait("wide", 60)
     assert (found.state, found.indexes) == ("Succeeded", Indexes(6, 6))
 
