@@ -1,4 +1,5 @@
-"""The demo: trains on noisy pictures with two workers, kills one half-way, checks the outcome.
+"""The demo: trains on noisy pictures with two workers, kills one half-way, checks the outcome;
+then judges the labels by their texts, and trains again with that.
 
     make demo
     python -m examples.demo.run [--out build/demo] [--name demo]
@@ -17,6 +18,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tarfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -26,9 +28,10 @@ from typing import Any
 
 from examples.demo.audit import Lines, final_ids, read_lines
 from examples.demo.data import make
-from examples.demo.result import Result, judge, sparkline, table
+from examples.demo.result import Result, judge, judge_gain, sparkline, table
 
 JOB = Path(__file__).with_name("job.yaml")
+CLASSES = Path(__file__).with_name("classes.yaml")
 VICTIM = 1
 """The worker that is killed."""
 KILL_AT = 0.52
@@ -55,9 +58,19 @@ class Run:
         return self.out / "runs" / self.name
 
     @property
+    def texts(self) -> Run:
+        """The text filtering of its data."""
+        return Run(f"{self.name}-texts", self.out)
+
+    @property
+    def weighted(self) -> Run:
+        """The same run, in which each picture counts as its texts bid."""
+        return Run(f"{self.name}-weighted", self.out)
+
+    @property
     def audit(self) -> Path:
         """Where the ranks record which samples each update had."""
-        return self.out / "audit"
+        return self.out / "audit" / self.name
 
     def status(self) -> dict[str, Any]:
         status: dict[str, Any] = json.loads(launcher("status", self.name, "-o", "json"))
@@ -85,7 +98,8 @@ def main() -> int:
 def demo(run: Run) -> int:
     """All of it, in order; the exit status."""
     began_s = time.monotonic()
-    forget(run)
+    for each in (run, run.texts, run.weighted):
+        forget(each)
     say("1. Raw data: handwritten digits as noisy web pictures, two labels in five wrong")
     shutil.rmtree(run.out, ignore_errors=True)
     make(run.out / "raw")
@@ -96,11 +110,16 @@ def demo(run: Run) -> int:
     say("3. Two workers on this machine; half-way one is killed")
     with submitted(run):
         killed_at = follow(run)
-    say("4. What came out")
+    say("4. What texts say of the labels, by an encoder that knows letters alone (no download)")
+    separation = judge_texts(run)
+    say("5. The same run, each picture counting as much as its label is probable")
+    with submitted(run.weighted, f"data.weights={run.texts.folder}/weights.npy"):
+        follow(run.weighted, kills=False)
+    say("6. What came out")
     picture = run.out / "curve.png"
     launcher("plot", run.name, "--out", str(picture), show=True)
     result = collect(run, killed_at)
-    rows = judge(result)
+    rows = [*judge(result), *judge_gain(result.top1, last_top1(run.weighted), separation)]
     print(f"\n{table(rows)}")
     print(f"top-1 by epoch       {sparkline(result.top1)}")
     print(f"learning curve       {picture}")
@@ -121,14 +140,51 @@ def forget(run: Run) -> None:
         launcher("delete", run.name, "--yes", "--force")
 
 
+def judge_texts(run: Run) -> float:
+    """Judges the labels by their texts, as a job; how often a right one is above a wrong one."""
+    verified = run.out / "verified.csv"
+    verified.write_text("\n".join(["id,right", *truths(run.out)]) + "\n", encoding="utf-8")
+    classes = os.path.relpath(CLASSES)
+    places = f"--data {run.out}/train --checkpoints {run.out}/runs --name {run.texts.name}"
+    command = f"textfilter run --local --model ngrams {places} --wait --timeout {DEADLINE}"
+    launcher(*shlex.split(f"{command} classes.file={classes} text.digits=true"), show=True)
+    command = f"textfilter report {run.texts.name} --out {run.out}/texts.html"
+    answer = launcher(*shlex.split(f"{command} --verified {verified} -o json"), show=True)
+    separation: float = json.loads(answer)["verified"]["auc"]
+    return separation
+
+
+def truths(out: Path) -> Iterator[str]:
+    """`id,1` for each packed picture that shows what its label says, else `id,0`: to measure with,
+    never to train on."""
+    shown = json.loads((out / "raw/truth.json").read_text())["train"]
+    for shard in json.loads((out / "train/manifest.json").read_text())["shards"]:
+        texts = (out / "train" / shard["texts"]["key"]).read_text(encoding="utf-8").splitlines()
+        labels = tar_labels(out / "train" / shard["key"])
+        for line in map(json.loads, texts):
+            yield f"{line['id']},{int(shown[line['name']] == labels[line['id']])}"
+
+
+def tar_labels(path: Path) -> dict[int, int]:
+    """The label of each id in a shard."""
+    with tarfile.open(path) as shard:
+        members = [member for member in shard if member.name.endswith(".cls")]
+        return {int(m.name[:-4]): int(shard.extractfile(m).read()) for m in members}  # type: ignore[union-attr]
+
+
+def last_top1(run: Run) -> float:
+    """Validation top-1 at the run's end."""
+    return float([line for line in run.metrics() if line["event"] == "evaluate"][-1]["top1"])
+
+
 @contextmanager
-def submitted(run: Run) -> Iterator[None]:
+def submitted(run: Run, *overrides: str) -> Iterator[None]:
     """Submits the run; it is cancelled if it still goes on at the end."""
     job = os.path.relpath(JOB)
     flags = f"--local --workers 2 --name {run.name}"
     places = f"--data {run.out}/train --val {run.out}/val --checkpoints {run.out}/runs"
     command = f"submit --model {job} {flags} {places} log.audit_dir={run.audit}"
-    launcher(*shlex.split(command), show=True)
+    launcher(*shlex.split(command), *overrides, show=True)
     try:
         yield
     finally:
@@ -136,10 +192,10 @@ def submitted(run: Run) -> Iterator[None]:
             launcher("cancel", run.name, "--yes", "--grace", "10s")
 
 
-def follow(run: Run) -> float:
-    """Tells how the run goes, kills a worker half-way, and returns at the end.
+def follow(run: Run, kills: bool = True) -> float:
+    """Tells how the run goes, kills a worker half-way where that is wanted, returns at the end.
 
-    Returns the moment of the kill, in Unix seconds.
+    Returns the moment of the kill, in Unix seconds; 0 without one.
     """
     teller = Teller()
     killed_at = 0.0
@@ -154,7 +210,8 @@ def follow(run: Run) -> float:
             time.sleep(0.2)
             metrics = run.metrics()
             teller.tell(metrics)
-            if not killed_at and metrics and metrics[-1]["seen"] >= KILL_AT * metrics[0]["goal"]:
+            due = kills and not killed_at and metrics
+            if due and metrics[-1]["seen"] >= KILL_AT * metrics[0]["goal"]:
                 killed_at = kill(run)
     finally:
         waiting.terminate()
@@ -162,7 +219,7 @@ def follow(run: Run) -> float:
     teller.tell(run.metrics())
     if waiting.returncode:
         raise DemoError(f"{told.strip().splitlines()[-1]} (launcher logs {run.name})")
-    if not killed_at:
+    if kills and not killed_at:
         raise DemoError(f"{run.name} ended before a worker could be killed")
     return killed_at
 

@@ -74,7 +74,7 @@ def test_the_demo_keeps_what_readme_promises(newcomer: Path) -> None:
         cwd=ROOT,
         capture_output=True,
         text=True,
-        timeout=400,
+        timeout=570,
     )
     assert done.returncode == 0, done.stdout + done.stderr
     (table,) = DEMO.findall(README)
