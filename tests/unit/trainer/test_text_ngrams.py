@@ -29,7 +29,21 @@ def test_a_word_is_its_parts_of_three_to_five_letters_hashed() -> None:
     assert np.flatnonzero(found).tolist() == places
     signs = [1, 1, 1, 1, -1, 1, -1, -1, 1, 1, 1, 1, 1]
     assert (found[places] * np.sqrt(13)).tolist() == pytest.approx(signs, abs=1e-6)
-    grams = "<te ten enc nch ch> <ten tenc ench nch> <tenc tench ench> <tench>".split()
+    grams = [
+        "<te",
+        "ten",
+        "enc",
+        "nch",
+        "ch>",
+        "<ten",
+        "tenc",
+        "ench",
+        "nch>",
+        "<tenc",
+        "tench",
+        "ench>",
+        "<tench>",
+    ]
     assert sorted(zlib.crc32(gram.encode()) // 2 % DIM for gram in grams) == places
 
 
