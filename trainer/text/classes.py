@@ -160,8 +160,10 @@ def _from_file(address: str, names: Sequence[str], num_classes: int) -> tuple[Me
     try:
         folder, name = split(address)
         entries = yaml.safe_load(open_store(folder).get(name).decode())
-    except (StorageError, UnicodeError) as error:
+    except StorageError as error:
         raise ConfigError(f"classes.file cannot be read: {error}") from error
+    except UnicodeError as error:
+        raise ConfigError(f"classes.file {address} is no text in UTF-8: {error}") from error
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f" in line {mark.line + 1}" if mark else ""
@@ -182,14 +184,19 @@ def _entry(entry: Any, where: str, line: str) -> Meaning:
     if not isinstance(entry, dict) or not set(entry) <= KEYS:
         raise ConfigError(f"{where} must have the keys names, description, not, id and no other")
     names = entry.get("names")
-    if not isinstance(names, list) or not names or not all(isinstance(n, str) for n in names):
+    if not isinstance(names, list) or not names or not all(map(_says, names)):
         raise ConfigError(f"{where} has names {names!r}, but they must be a list of words")
     description = entry.get("description") or ""
     others = entry.get("not") or []
-    if not isinstance(description, str) or not isinstance(others, list):
+    listed = isinstance(others, list) and all(map(_says, others))
+    if not isinstance(description, str) or not listed:
         raise ConfigError(f"{where}: description must be a text, and not a list of texts")
     id_ = entry.get("id")
     if id_ and line and id_ != line.partition(" ")[0]:
         raise ConfigError(f"{where} is of {id_}, but the dataset's class there is {line!r}")
     own = tuple(f"{name}: {description}" if description else name for name in names)
-    return Meaning(names[0], own, tuple(map(str, others)))
+    return Meaning(names[0], own, tuple(others))
+
+
+def _says(text: Any) -> bool:
+    return isinstance(text, str) and bool(text.strip())

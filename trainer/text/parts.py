@@ -21,7 +21,7 @@ from trainer.text.prepare import prepare
 
 logger = logging.getLogger(__name__)
 
-VERSION = 1
+VERSION = 2
 """Changes whenever the same texts would be prepared otherwise."""
 FACTS = np.dtype([("words", "<u2"), ("query_words", "<u2"), ("source", "u1")])
 """Telling words, those of the query among them, and where the picture is from: see SOURCES."""

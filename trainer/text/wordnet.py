@@ -58,7 +58,8 @@ class WordNet:
         if found is None:
             return None
         start = int(found[1])
-        line = self._data[start : self._data.find(b"\n", start)]
+        end = self._data.find(b"\n", start)
+        line = self._data[start:] if end < 0 else self._data[start:end]
         if not line.startswith(found[1].encode() + b" "):
             return None
         return _parse(line.decode("utf-8", "replace"))
