@@ -109,11 +109,9 @@ PROBABILITIES = npst.arrays(np.float64, 8, elements=st.floats(0.01, 0.99))
 def test_sources_are_combined_as_independent_witnesses(
     first: NDArray[np.float64], second: NDArray[np.float64], prior: NDArray[np.float64]
 ) -> None:
-    one = combine([first], prior)
-    assert one == pytest.approx(first, abs=1e-9)
-    assert combine([first, prior], prior) == pytest.approx(one, abs=1e-9), "it says nothing"
-    both = combine([first, second], prior)
-    assert both == pytest.approx(combine([second, first], prior), abs=1e-9)
+    assert combine(first, prior, prior) == pytest.approx(first, abs=1e-9), "it says nothing"
+    both = combine(first, second, prior)
+    assert both == pytest.approx(combine(second, first, prior), abs=1e-9)
     odds = first / (1 - first) * second / (1 - second) / (prior / (1 - prior))
     assert both == pytest.approx(np.clip(odds / (1 + odds), LEAST, MOST), abs=1e-6)
 
