@@ -18,6 +18,7 @@ PAGES = (
     "charts/launcher/README.md",
     "docs/cli.md",
     "docs/configuration.md",
+    "docs/textfilter.md",
     "docs/metrics.md",
 )
 PART = re.compile(r"(<!-- made: ([a-z-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
@@ -61,15 +62,28 @@ def fill(page: str) -> str:
 
 def configuration() -> str:
     """The run's configuration, a table for each section."""
-    from trainer.config import FinetuneConfig, describe
+    from trainer.config import FinetuneConfig
+
+    return _sections(FinetuneConfig, "The run")
+
+
+def textfilter() -> str:
+    """A text filtering's configuration, likewise."""
+    from trainer.config import TextfilterConfig
+
+    return _sections(TextfilterConfig, "The filtering")
+
+
+def _sections(kind: type, title: str) -> str:
+    from trainer.config import describe
 
     sections: dict[str, list[Sequence[str]]] = {}
-    for key, *cells in describe(FinetuneConfig):
+    for key, *cells in describe(kind):
         sections.setdefault(key.rpartition(".")[0], []).append((f"`{key}`", *_coded(cells)))
     head = ("key", "type", "default", "unit", "allowed", "meaning", "why this default")
     parts = []
     for section, rows in sections.items():
-        parts.append(f"### {section or 'The run'}\n\n{_table(head, rows)}")
+        parts.append(f"### {section or title}\n\n{_table(head, rows)}")
     return "\n\n".join(parts)
 
 
@@ -243,6 +257,7 @@ def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 PARTS: dict[str, Callable[[], str]] = {
     "configuration": configuration,
+    "textfilter": textfilter,
     "job": job,
     "settings": settings,
     "commands": commands,
