@@ -23,7 +23,7 @@ from launcher.status import Event, JobStatus, WorkerStatus
 from tools import docs
 from trainer import pack
 from trainer.checkpoint import Manifest, StoredObject
-from trainer.config import FinetuneConfig, describe
+from trainer.config import FinetuneConfig, TextfilterConfig, describe
 from trainer.data.shards import INDEX
 from trainer.learn.evaluation import Accuracy
 
@@ -160,7 +160,7 @@ def flags_of(command: Any) -> set[str]:
 @cache
 def keys() -> set[str]:
     """Every key that an override may name."""
-    run = {key for key, *_ in describe(FinetuneConfig)}
+    run = {key for kind in (FinetuneConfig, TextfilterConfig) for key, *_ in describe(kind)}
     return run | {f"job.{key}" for key, *_ in describe(JobConfig)}
 
 
