@@ -30,6 +30,7 @@ COMPILE_LEAST = 20_000
 """Texts from which compiling pays: it takes about a minute."""
 GPU_TOKENS = 16
 """Times a GPU's batch is larger than a CPU's."""
+_WAYS = {"pooling_mode_mean_tokens": "mean", "pooling_mode_cls_token": "cls"}
 PICKLED = ("pytorch_model.bin", "model.bin", "model.pt", "model.pth", "pytorch_model.pt")
 
 
@@ -57,7 +58,7 @@ class Bert:
         if len(told) == 0:
             return vectors
         tokens = self.tokenizer.encode_batch([texts[i] for i in told.tolist()])
-        ids = [np.array(each.ids, np.int64) for each in tokens]
+        ids = [np.array(each.ids or [self.pad_id], np.int64) for each in tokens]
         with torch.inference_mode():
             for batch in batches([len(each) for each in ids], self.batch_tokens):
                 vectors[told[batch]] = self._forward([ids[i] for i in batch])
@@ -125,23 +126,27 @@ def load(folder: Path, config: EncoderConfig, device: torch.device, num_texts: i
     from transformers.utils import logging as told
 
     told.disable_progress_bar()  # type: ignore[no-untyped-call]
+    told.set_verbosity_error()  # type: ignore[no-untyped-call]
     bf16 = config.precision == "bf16" or (config.precision == "auto" and has_bf16(device))
     kind = CLIPTextModelWithProjection if _is_clip(described) else AutoModel
     try:
-        network = kind.from_pretrained(
+        network, found = kind.from_pretrained(
             folder,
             use_safetensors=True,
             trust_remote_code=False,
             local_files_only=True,
             dtype=torch.bfloat16 if bf16 else torch.float32,
+            ignore_mismatched_sizes=True,
+            output_loading_info=True,
         )
         tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
     except Exception as error:  # transformers and tokenizers raise whatever comes
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise ConfigError(f"encoder.model {folder} cannot be loaded: {reason}") from error
     pooling = "projected" if _is_clip(described) else _pooling(folder, config)
+    _check_loaded(f"encoder.model {folder}", network, found, tokenizer)
     text: Any = network.config
-    most = min(config.most_tokens, int(getattr(text, "max_position_embeddings", 1 << 20)))
+    most = min(config.most_tokens, _positions(network))
     tokenizer.no_padding()
     tokenizer.enable_truncation(most)
     cuda = device.type == "cuda"
@@ -162,6 +167,8 @@ def load(folder: Path, config: EncoderConfig, device: torch.device, num_texts: i
 def _compiles(config: EncoderConfig, device: torch.device, num_texts: int) -> bool:
     if config.compile == "auto":
         return num_texts >= COMPILE_LEAST and has_compiler(device)
+    if config.compile == "on" and not has_compiler(device):
+        raise ConfigError("encoder.compile is on, but there is no compiler here; set it to auto")
     return config.compile == "on"
 
 
@@ -212,6 +219,48 @@ def _check(folder: Path, described: dict[str, Any]) -> None:
         )
 
 
+def _check_loaded(where: str, network: Any, found: dict[str, Any], tokenizer: Any) -> None:
+    """transformers draws weights that are missing at random, and says so in its log alone."""
+    absent = {name for name in found["missing_keys"] if not name.startswith("pooler.")}
+    absent |= {name for name, *_ in found["mismatched_keys"]}
+    if absent:
+        raise ConfigError(
+            f"{where}: model.safetensors lacks {len(absent)} tensors that config.json describes, or"
+            f" has them in another shape, as {min(absent)}"
+        )
+    if network.main_input_name != "input_ids":
+        raise ConfigError(f"{where} reads {network.main_input_name}, not texts; give an encoder")
+    known = network.get_input_embeddings().num_embeddings
+    most = max(tokenizer.get_vocab().values(), default=0)
+    if most >= known:
+        raise ConfigError(
+            f"{where}: tokenizer.json has tokens up to number {most}, but the model knows {known}"
+        )
+    if not _is_clip({"model_type": network.config.model_type}) and not _looks_ahead(network):
+        raise ConfigError(
+            f"{where} is a {network.config.model_type}, whose words do not see those after them:"
+            " it writes texts; give an encoder"
+        )
+
+
+@torch.inference_mode()
+def _looks_ahead(network: Any) -> bool:
+    """Whether a token's vector depends on the next token: a decoder's does not."""
+    pairs = torch.tensor([[2, 2], [2, 0]], device=network.device)
+    first, second = network(input_ids=pairs, attention_mask=torch.ones_like(pairs))[0][:, 0]
+    return not torch.equal(first, second)
+
+
+def _positions(network: nn.Module) -> int:
+    """Tokens that the model has positions for."""
+    most = int(getattr(network.config, "max_position_embeddings", 0) or 0)
+    for name, module in network.named_modules():
+        # RoBERTa and MPNet count positions from the one after padding's.
+        if name.endswith("position_embeddings") and isinstance(module, nn.Embedding):
+            most -= 0 if module.padding_idx is None else module.padding_idx + 1
+    return most if most > 0 else 1 << 20  # relative positions have no end
+
+
 def _is_clip(described: dict[str, Any]) -> bool:
     return str(described["model_type"]) in ("clip", "clip_text_model")
 
@@ -220,8 +269,20 @@ def _pooling(folder: Path, config: EncoderConfig) -> str:
     """As configured, or as sentence-transformers' file in the folder says; mean without it."""
     if config.pooling != "auto":
         return config.pooling
-    try:
-        said = json.loads((folder / "1_Pooling" / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    path = folder / "1_Pooling" / "config.json"
+    if not path.exists():
         return "mean"
-    return "cls" if said.get("pooling_mode_cls_token") else "mean"
+    try:
+        said = json.loads(path.read_text(encoding="utf-8"))
+        # One name, or before its version 6 a switch for each way.
+        way = said.get("pooling_mode") or [name for name, on in said.items() if on is True]
+    except (OSError, ValueError, AttributeError) as error:
+        raise ConfigError(f"encoder.model {folder}: 1_Pooling/config.json is damaged") from error
+    ways = {_WAYS.get(name, name) for name in ([way] if isinstance(way, str) else way)}
+    ways.discard("include_prompt")
+    if len(ways) != 1 or not ways <= {"mean", "cls"}:
+        raise ConfigError(
+            f"encoder.model {folder} pools by {', '.join(sorted(ways)) or 'nothing'}, which is not"
+            " made here; set encoder.pooling to mean or cls, or take another model"
+        )
+    return ways.pop()
