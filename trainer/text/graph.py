@@ -17,8 +17,8 @@ class Gathered:
     """Vectors of all samples in a scratch file, read class by class: 16 M of 384 take 12 GB."""
 
     def __init__(self, num_samples: int, dim: int) -> None:
-        self._file = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the array
-        self.vectors = np.memmap(self._file, np.float16, "w+", shape=(num_samples, dim))
+        with tempfile.TemporaryFile() as file:  # whose room is given back with the array
+            self.vectors = np.memmap(file, np.float16, "w+", shape=(num_samples, dim))
 
     def fill(self, ids: slice, vectors: NDArray[np.float16]) -> None:
         """Puts in those of these samples."""

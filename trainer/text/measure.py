@@ -78,8 +78,9 @@ def measure(vectors: Floats, labels: NDArray[np.int64], space: Space) -> NDArray
     mine = to_centres[rows, labels].copy()
     found["rank"] = 1 + (to_centres > mine[:, None]).sum(1)
     to_centres[rows, labels] = NOTHING
-    found["other_class"] = to_centres.argmax(1)
-    found["other"] = to_centres[rows, found["other_class"]]
+    nearest = to_centres.argmax(1)
+    found["other"] = to_centres[rows, nearest]
+    found["other_class"] = nearest if len(space.own) > 1 else -1
     to_background = vectors @ space.background.T
     for label in np.unique(labels).tolist():
         of_class = np.flatnonzero(labels == label)

@@ -21,6 +21,8 @@ PRIOR_SAMPLES = 400.0
 """Samples that the mixture of all counts as in each class."""
 LEAST_SPREAD = 0.02
 """Smallest standard deviation, as a share of that of all scores."""
+FAR = 100.0
+"""Standard deviations from the means beyond which a score tells no more."""
 LEAST, MOST = 1e-3, 1 - 1e-3
 """Probabilities end here: no score is proof."""
 
@@ -110,7 +112,12 @@ def _density(values: Floats, mean: Floats, spread: Floats) -> Floats:
 
 
 def _on_the_rising_side(scores: Floats, mean: Floats, spread: Floats) -> Floats:
-    """Scores no further out than where the odds turn: the wider component wins at both ends."""
+    """Scores no further out than where the odds turn: the wider component wins at both ends.
+
+    Nor further than FAR: there differences of squares would be lost in rounding.
+    """
+    far = FAR * spread.max(1)
+    scores = np.clip(scores, mean[:, 0] - far, mean[:, 1] + far)
     bend = 1 / spread[:, 0] ** 2 - 1 / spread[:, 1] ** 2  # odds: bend/2 s^2 + slope s + ...
     slope = mean[:, 1] / spread[:, 1] ** 2 - mean[:, 0] / spread[:, 0] ** 2
     with np.errstate(divide="ignore", invalid="ignore"):
