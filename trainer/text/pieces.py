@@ -89,15 +89,17 @@ class Pieces:
         number, rows = span.number, span.rows
         where = f"{self._store.address}/{self._manifest(number)}"
         try:
-            described = json.loads(self._store.get(self._manifest(number)))["arrays"]
-            arrays = {name: self._checked(number, sha) for name, sha in described.items()}
+            manifest = self._store.get(self._manifest(number))
         except NotFound as error:
             raise DatasetError(f"the piece {where} is missing ({error}); run it again") from error
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        try:
+            described = json.loads(manifest)["arrays"]
+            arrays = {name: self._checked(number, sha) for name, sha in described.items()}
+        except (NotFound, ValueError, KeyError, TypeError, AttributeError) as error:
             raise DatasetError(
                 f"the piece {where} is damaged ({error}); remove that file and run it again"
             ) from error
-        if any(len(array) != rows for array in arrays.values()):
+        if any(array.shape[:1] != (rows,) for array in arrays.values()):
             raise DatasetError(f"the piece {where} has not {rows} rows; remove that file")
         return arrays
 

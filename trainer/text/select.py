@@ -25,7 +25,7 @@ def select(
     if config.by == "threshold":
         kept = probability[order] >= config.threshold
     elif config.by == "share":
-        kept = place < np.ceil(config.share * of_class)
+        kept = place < np.ceil(np.round(config.share * of_class, 9))  # 0.07 of 100 are 7
     else:
         kept = place < config.count
     kept |= place < config.least_per_class
