@@ -124,12 +124,6 @@ def separation(scores: Floats, is_right: NDArray[np.bool_]) -> float:
     return (total - num_right * (num_right + 1) / 2) / (num_right * num_wrong)
 
 
-def histogram(scores: Floats, edges: Sequence[float]) -> list[int]:
-    """How many scores lie in each of len(edges) - 1 bins."""
-    counts: list[int] = np.histogram(scores, edges)[0].tolist()
-    return counts
-
-
 def by_source(probability: Floats, facts: NDArray[Any], sources: Sequence[str]) -> dict[str, Any]:
     """Of each source: samples, share of texts that tell, quantiles of the probabilities."""
     found: dict[str, Any] = {}
