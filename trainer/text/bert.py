@@ -128,7 +128,7 @@ def load(folder: Path, config: EncoderConfig, device: torch.device, num_texts: i
     told.disable_progress_bar()  # type: ignore[no-untyped-call]
     told.set_verbosity_error()  # type: ignore[no-untyped-call]
     bf16 = config.precision == "bf16" or (config.precision == "auto" and has_bf16(device))
-    kind = CLIPTextModelWithProjection if _is_clip(described) else AutoModel
+    kind: Any = CLIPTextModelWithProjection if _is_clip(described) else AutoModel
     try:
         network, found = kind.from_pretrained(
             folder,
