@@ -37,7 +37,7 @@ def picture(reader: Reader, number: int) -> str:
         with Image.open(io.BytesIO(reader.read(number))) as image:
             small = image.convert("RGB")
             small.thumbnail((SIDE_PX, SIDE_PX))
-    except (DamagedSample, OSError, ValueError):
+    except (DamagedSample, OSError, SyntaxError, ValueError, Image.DecompressionBombError):
         return "<i>no picture</i>"
     file = io.BytesIO()
     small.save(file, "JPEG", quality=85)
@@ -48,12 +48,13 @@ def picture(reader: Reader, number: int) -> str:
 def told(text: dict[str, Any]) -> str:
     """Query, title, description and tags, escaped and cut."""
     words = [str(text.get(key) or "") for key in ("query", "title", "description")]
-    words.append(", ".join(map(str, text.get("tags") or ())))
+    tags = text.get("tags") or ""
+    words.append(", ".join(map(str, tags)) if isinstance(tags, list) else str(tags))
     return "<br>".join(html.escape(each[:200]) for each in words if each)
 
 
 def texts_of(dataset: Dataset, ids: NDArray[np.int64]) -> list[dict[str, Any]]:
-    """The texts of these samples; {} where the dataset has none."""
+    """The texts of these samples; {} where the dataset has none that can be read."""
     index = dataset.index()
     store = open_store(dataset.address)
     lines: dict[int, list[bytes]] = {}
@@ -68,5 +69,13 @@ def texts_of(dataset: Dataset, ids: NDArray[np.int64]) -> list[dict[str, Any]]:
                 lines[shard] = []
         first = int(np.argmax(index["shard"] == shard))
         at = number - first
-        found.append(json.loads(lines[shard][at] or b"{}") if at < len(lines[shard]) else {})
+        found.append(_record(lines[shard][at]) if at < len(lines[shard]) else {})
     return found
+
+
+def _record(line: bytes) -> dict[str, Any]:
+    try:
+        found = json.loads(line.decode("utf-8", "replace"))
+    except (ValueError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}

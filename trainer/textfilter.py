@@ -62,6 +62,8 @@ class Work:
     device: torch.device
     every: list[Span]
     mine: list[Span]
+    noise: NDArray[np.float32] | None
+    """A network's probabilities of the labels, by id."""
 
 
 def textfilter(config: TextfilterConfig) -> None:
@@ -74,8 +76,10 @@ def textfilter(config: TextfilterConfig) -> None:
     every = spans(dataset)
     index, count = _place()
     mine = every[index * len(every) // count : (index + 1) * len(every) // count]
-    work = Work(config, dataset, cache_dir, device, every, mine)
-    known = meanings(dataset.classes, dataset.num_classes, config.classes)  # fails at once
+    # What is needed last is read first: it fails before hours of encoding.
+    noise = load_probabilities(config.judge.noise, dataset.num_samples)
+    known = meanings(dataset.classes, dataset.num_classes, config.classes)
+    work = Work(config, dataset, cache_dir, device, every, mine, noise)
     encoder = open_encoder(config.encoder, cache_dir, device, sum(span.rows for span in mine))
     texts = parts.text_pieces(config.output, dataset, encoder, config.text)
     pictures = _picture_pieces(work)
@@ -153,7 +157,7 @@ def finish(
         tells=scores["words"] > scores["query_words"],
         texts=gathered,
         pictures=None if pictures is None else _gathered(pictures, work),
-        network=load_probabilities(config.judge.noise, dataset.num_samples),
+        network=work.noise,
     )
     verdict = judge(evidence, dataset.num_classes, config.judge)
     scores["text"], scores["probability"] = verdict.text, verdict.probability

@@ -62,7 +62,7 @@ class Found:
         recall = probability[self.kept].sum() / max(probability.sum(), 1e-12)
         return {
             "full": round(float(probability.mean()), 4),
-            "selection": round(float(probability[self.kept].mean()), 4),
+            "selection": round(float(probability[self.kept].sum() / max(1, self.kept.sum())), 4),
             "selection_recall": round(float(recall), 4),
             "weights": round(float((probability**2).sum() / probability.sum()), 4),
         }

@@ -13,7 +13,7 @@ import csv
 import io
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -51,11 +51,11 @@ def read_verified(path: Path, num_samples: int) -> Verified:
     if not {"id", "right"} <= set(rows.fieldnames or ()):
         raise ConfigError(f"--verified {path} must be a CSV with the columns id and right")
     known: dict[int, bool] = {}
-    for row in rows:
+    for row in _rows(rows, path):
         where = f"line {rows.line_num} of --verified {path}"
         id_, right = (row["id"] or "").strip(), (row["right"] or "").strip()
-        if not id_.isdecimal() or int(id_) >= num_samples:
-            raise ConfigError(f"{where} has id {id_!r}; ids are 0 to {num_samples - 1}")
+        if not (id_.isdecimal() and len(id_) < 19) or int(id_) >= num_samples:
+            raise ConfigError(f"{where} has id {id_[:40]!r}; ids are 0 to {num_samples - 1}")
         if right not in ("0", "1"):
             raise ConfigError(f"{where} has right {right!r}, but it must be 1 or 0")
         known[int(id_)] = right == "1"
@@ -63,6 +63,13 @@ def read_verified(path: Path, num_samples: int) -> Verified:
         raise ConfigError(f"--verified {path} has no line below its heading")
     ids = np.array(sorted(known), np.int64)
     return Verified(ids, np.array([known[id_] for id_ in ids.tolist()], np.bool_))
+
+
+def _rows(rows: csv.DictReader[str], path: Path) -> Iterator[dict[str, str | None]]:
+    try:
+        yield from rows
+    except csv.Error as error:
+        raise ConfigError(f"--verified {path}, line {rows.line_num + 1}: {error}") from error
 
 
 def quality(scores: NDArray[Any], verified: Verified) -> dict[str, Any]:

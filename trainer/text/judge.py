@@ -91,9 +91,8 @@ def _by_pictures(
     known = [each for each in found if each is not None]
     if len(known) < len(found):
         logger.warning("the texts tell too little to say what the pictures' scores mean")
-        return None
-    if len(known) == 1:
-        return known[0]
+    if len(known) < 2:
+        return known[0] if known else None
     total = sum(mixture.logit(each) - prior for each in known)
     return calibrated(np.asarray(total), text, evidence.tells)
 
