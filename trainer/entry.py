@@ -29,6 +29,7 @@ def log_to_stderr(level: int = logging.INFO) -> None:
     logging.basicConfig(
         level=level, format="%(asctime)s %(levelname).1s %(message)s", datefmt="%H:%M:%S"
     )
+    logging.getLogger("botocore").setLevel(logging.WARNING)  # it tells of each client it makes
 
 
 @contextmanager

@@ -101,7 +101,7 @@ class Filtering:
     def begun(
         self, out: Path, *options: str, environment: Mapping[str, str] | None = None
     ) -> subprocess.Popen[str]:
-        given = [f"data={self.data}", f"out={out}", "encoder.model=ngrams"]
+        given = [f"data={self.data}", f"output={out}", "encoder.model=ngrams"]
         given += [f"classes.file={self.classes}", f"cache_dir={self.data.parent}/cache"]
         command = [sys.executable, "-m", "trainer.textfilter", *given, *options]
         more = {"RUN_CONFIG": "name: filtering\n"} | dict(environment or {})

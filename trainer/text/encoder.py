@@ -68,7 +68,10 @@ def _folder(address: str, cache_dir: Path) -> Path:
     here = store.local("config.json")
     if here is not None:
         return here.parent
-    name = hashlib.sha256(store.address.encode()).hexdigest()[:16]
+    # A model that is replaced by another of the same size is another one.
+    versions = [(each.key, each.size, each.modified_at) for each in store.list()]
+    told = repr((store.address, [each for each in versions if each[0] in FILES]))
+    name = hashlib.sha256(told.encode()).hexdigest()[:16]
     folder = cache_dir / "encoders" / name
     for key in FILES:
         _fetch(store, key, folder / key)

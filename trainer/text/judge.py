@@ -77,7 +77,8 @@ def _by_pictures(
     scores = []
     if evidence.pictures is not None:
         everyone = np.ones(len(labels), np.bool_)
-        told = mixture.logit(text) - prior
+        # The class's own share stays in: `combine` takes it out once.
+        told = mixture.logit(text)
         scores.append(
             of_neighbours(told, labels, everyone, evidence.pictures, config.picture_neighbours)
         )
@@ -93,8 +94,8 @@ def _by_pictures(
         logger.warning("the texts tell too little to say what the pictures' scores mean")
     if len(known) < 2:
         return known[0] if known else None
-    total = sum(mixture.logit(each) - prior for each in known)
-    return calibrated(np.asarray(total), text, evidence.tells)
+    total = mixture.logit(known[0]) + mixture.logit(known[1]) - prior
+    return calibrated(total, text, evidence.tells)
 
 
 def _by_texts(

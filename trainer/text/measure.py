@@ -82,26 +82,37 @@ def measure(vectors: Floats, labels: NDArray[np.int64], space: Space) -> NDArray
 def _measure(vectors: Floats, labels: NDArray[np.int64], space: Space) -> NDArray[Any]:
     found = np.zeros(len(labels), MEASURES)
     rows = np.arange(len(labels))
-    to_centres = vectors @ space.centres.T
+    to_centres = cosines(vectors, space.centres)
     mine = to_centres[rows, labels].copy()
     found["rank"] = 1 + (to_centres > mine[:, None]).sum(1)
     to_centres[rows, labels] = NOTHING
     nearest = to_centres.argmax(1)
     found["other"] = to_centres[rows, nearest]
     found["other_class"] = nearest if len(space.own) > 1 else -1
-    to_background = vectors @ space.background.T
+    to_background = cosines(vectors, space.background)
     for label in np.unique(labels).tolist():
         of_class = np.flatnonzero(labels == label)
-        found["own"][of_class] = _best(vectors[of_class] @ space.own[label].T)
-        found["sense"][of_class] = _best(vectors[of_class] @ space.others[label].T)
+        found["own"][of_class] = _best(cosines(vectors[of_class], space.own[label]))
+        found["sense"][of_class] = _best(cosines(vectors[of_class], space.others[label]))
         to_background[np.ix_(of_class, space.excluded[label])] = NOTHING
     found["background"] = _best(to_background)
     return found
 
 
-def _best(cosines: Floats) -> Floats:
+def cosines(vectors: Floats, others: Floats) -> Floats:
+    """(n, m) products of (n, d) and (m, d), the same for any number of threads.
+
+    A product with a single vector is another routine of BLAS, which adds up in as many parts as
+    there are threads; so it is made one with two.
+    """
+    left, right = (np.repeat(each, 2, 0) if len(each) == 1 else each for each in (vectors, others))
+    found: Floats = (left @ right.T)[: len(vectors), : len(others)]
+    return found
+
+
+def _best(found: Floats) -> Floats:
     """(n,) the largest of each row; NOTHING where a row is empty."""
-    best: Floats = cosines.max(1, initial=NOTHING)
+    best: Floats = found.max(1, initial=NOTHING)
     return best
 
 
