@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from trainer.data.cache import Reader
 from trainer.data.shards import Dataset
 from trainer.learn.confident import UNCLEAR, Noise, Opinions
-from trainer.pages import CACHE_BYTES, STYLE, picture, texts_of, told
+from trainer.pages import CACHE_BYTES, STYLE, class_name, picture, texts_of, told
 
 MOST_PAIRS = 20
 MOST_CLASSES = 200
@@ -35,8 +35,7 @@ class Page:
         """A class in words, escaped."""
         if label == UNCLEAR:
             return "unclear"
-        known = self.dataset.classes
-        return html.escape(known[label] if known else f"class {label}")
+        return class_name(self.dataset, label)
 
 
 def write_page(page: Page, out: Path, cache_dir: Path) -> None:

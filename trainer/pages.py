@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import html
 import io
-import json
 from typing import Any
 
 import numpy as np
@@ -14,6 +13,7 @@ from PIL import Image
 
 from trainer.data.cache import DamagedSample, Reader
 from trainer.data.shards import Dataset
+from trainer.data.texts import read_record
 from trainer.storage import StorageError, open_store
 
 SIDE_PX = 160
@@ -69,13 +69,11 @@ def texts_of(dataset: Dataset, ids: NDArray[np.int64]) -> list[dict[str, Any]]:
                 lines[shard] = []
         first = int(np.argmax(index["shard"] == shard))
         at = number - first
-        found.append(_record(lines[shard][at]) if at < len(lines[shard]) else {})
+        found.append(read_record(lines[shard][at]) if at < len(lines[shard]) else {})
     return found
 
 
-def _record(line: bytes) -> dict[str, Any]:
-    try:
-        found = json.loads(line.decode("utf-8", "replace"))
-    except (ValueError, RecursionError):
-        return {}
-    return found if isinstance(found, dict) else {}
+def class_name(dataset: Dataset, label: int) -> str:
+    """A class in words, escaped."""
+    known = dataset.classes
+    return html.escape(known[label] if known else f"class {label}")

@@ -26,13 +26,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from trainer.config import ConfigError, TextfilterConfig
+from trainer.config import RUN_INDEX, RUN_INDEXES, SUMMARY_KEY, ConfigError, TextfilterConfig
 from trainer.data.cache import cache_folder
 from trainer.data.selection import load_probabilities
 from trainer.data.shards import Dataset, open_dataset
 from trainer.entry import run_entry
+from trainer.exits import TERMINATED
 from trainer.learn.features import features_of
-from trainer.runs import open_named
+from trainer.runs import Source, open_named
 from trainer.storage import open_store
 from trainer.text import parts
 from trainer.text.classes import Meanings, meanings
@@ -48,8 +49,6 @@ logger = logging.getLogger(__name__)
 SCORES = np.dtype([*MEASURES.descr, *parts.FACTS.descr, ("text", "<f4"), ("probability", "<f4")])
 """By id: trainer.text.measure.MEASURES, trainer.text.parts.FACTS, the probability that the label
 is right by the texts, and by everything."""
-SUMMARY = "summary.json"
-TERMINATED = 128 + signal.SIGTERM
 
 
 @dataclass(frozen=True)
@@ -82,10 +81,12 @@ def textfilter(config: TextfilterConfig) -> None:
     work = Work(config, dataset, cache_dir, device, every, mine, noise)
     encoder = open_encoder(config.encoder, cache_dir, device, sum(span.rows for span in mine))
     texts = parts.text_pieces(config.output, dataset, encoder, config.text)
-    pictures = _picture_pieces(work)
+    features = config.judge.features
+    source = open_named("judge.features", features) if features else None
+    pictures = None if source is None else _picture_pieces(work, source)
     _fill(texts, work, encoder)
-    if pictures is not None:
-        _fill_pictures(pictures, work)
+    if source is not None and pictures is not None:
+        _fill_pictures(pictures, work, source)
     left = texts.missing(every) + (pictures.missing(every) if pictures is not None else [])
     if left:
         logger.info("%d pieces of others are missing; the last of them judges", len(left))
@@ -96,13 +97,12 @@ def textfilter(config: TextfilterConfig) -> None:
 def _place() -> tuple[int, int]:
     """This process's index and how many there are."""
     index, count = (
-        os.environ.get(name, default)
-        for name, default in (("JOB_COMPLETION_INDEX", "0"), ("RUN_INDEXES", "1"))
+        os.environ.get(name, default) for name, default in ((RUN_INDEX, "0"), (RUN_INDEXES, "1"))
     )
     if not (index.isdecimal() and count.isdecimal() and int(index) < int(count)):
         raise ConfigError(
-            f"JOB_COMPLETION_INDEX is {index!r} and RUN_INDEXES {count!r}; the first must be a "
-            "number below the second"
+            f"{RUN_INDEX} is {index!r} and {RUN_INDEXES} {count!r}; the first must be a number"
+            " below the second"
         )
     return int(index), int(count)
 
@@ -114,21 +114,16 @@ def _fill(pieces: Pieces, work: Work, encoder: Encoder) -> None:
         pieces.keep(span, parts.encode_span(work.dataset, span, encoder, work.config.text))
 
 
-def _picture_pieces(work: Work) -> Pieces | None:
-    """The pieces of the pictures' features; None where none are asked for."""
-    address = work.config.judge.features
-    if not address:
-        return None
-    source = open_named("judge.features", address)
+def _picture_pieces(work: Work, source: Source) -> Pieces:
+    """The pieces of the pictures' features by a run."""
     made_of = [work.dataset.sha256, source.config.model.name, source.manifest.objects[0].sha256]
     return Pieces(work.config.output, "features", made_of)
 
 
-def _fill_pictures(pieces: Pieces, work: Work) -> None:
+def _fill_pictures(pieces: Pieces, work: Work, source: Source) -> None:
     missing = pieces.missing(work.mine)
     if not missing:
         return
-    source = open_named("judge.features", work.config.judge.features)
     network = source.network().to(work.device).eval()
     for span in missing:
         found = features_of(
@@ -154,7 +149,7 @@ def finish(
     evidence = Evidence(
         labels=labels,
         margins=margins(scores),
-        tells=scores["words"] > scores["query_words"],
+        tells=parts.tells(scores),
         texts=gathered,
         pictures=None if pictures is None else _gathered(pictures, work),
         network=work.noise,
@@ -212,7 +207,7 @@ def _write(
         "num_samples": dataset.num_samples,
         "encoder": encoder,
         "config": asdict(config),
-        "num_telling": int((scores["words"] > scores["query_words"]).sum()),
+        "num_telling": int(parts.tells(scores).sum()),
         "num_empty": int((scores["words"] == 0).sum()),
         "mean_probability": round(float(probability.mean()), 4),
         "num_selected": len(selection),
@@ -220,7 +215,7 @@ def _write(
         "sources": by_source(probability, scores, parts.SOURCES),
         "files": files,
     }
-    store.put(SUMMARY, (json.dumps(summary, indent=1) + "\n").encode())
+    store.put(SUMMARY_KEY, (json.dumps(summary, indent=1) + "\n").encode())
     print(json.dumps({key: summary[key] for key in TOLD} | {"out": store.address}), flush=True)
 
 

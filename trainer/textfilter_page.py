@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 from trainer.data.cache import Reader
 from trainer.data.shards import Dataset
-from trainer.pages import CACHE_BYTES, STYLE, picture, texts_of, told
-from trainer.text.parts import SOURCES
+from trainer.pages import CACHE_BYTES, STYLE, class_name, picture, texts_of, told
+from trainer.text.parts import SOURCES, tells
 
 BINS = 20
 MOST_CLASSES = 200
@@ -49,11 +49,6 @@ class Found:
     def labels(self) -> NDArray[np.int64]:
         """(N,)"""
         return self.dataset.index()["label"].astype(np.int64)
-
-    def name(self, label: int) -> str:
-        """A class in words, escaped."""
-        known = self.dataset.classes
-        return html.escape(known[label] if known else f"class {label}")
 
     def expected(self) -> dict[str, float]:
         """Share of right labels to expect, by the probabilities: of everything that is trained on,
@@ -132,10 +127,10 @@ def _sources(found: Found) -> Iterator[str]:
         mine = scores["source"] == number
         if not mine.any():
             continue
-        tells = scores["words"][mine] > scores["query_words"][mine]
-        agree = (scores["rank"][mine] == 1)[tells]
+        told_more = tells(scores[mine])
+        agree = (scores["rank"][mine] == 1)[told_more]
         cells = (
-            tells.mean(),
+            told_more.mean(),
             agree.mean() if len(agree) else 0.0,
             scores["probability"][mine].mean(),
             found.kept[mine].mean(),
@@ -162,7 +157,7 @@ def _classes(found: Found) -> Iterator[str]:
         mine = found.labels == label
         bars = _histogram(found.scores["probability"][mine], found.kept[mine])
         yield (
-            f"<tr><td>{found.name(label)}<td class=n>{counts[label]:,}<td class=n>"
+            f"<tr><td>{class_name(found.dataset, label)}<td class=n>{counts[label]:,}<td class=n>"
             f"{means[label]:.1%}<td class=n>{found.kept[mine].mean():.1%}<td>{bars}"
         )
     yield "</table>"
@@ -189,14 +184,14 @@ def _histogram(values: NDArray[np.float32], kept: NDArray[np.bool_]) -> str:
 
 def _pictures(found: Found, cache_dir: Path) -> Iterator[str]:
     reader = Reader(found.dataset, cache_dir, CACHE_BYTES)
-    tells = found.scores["words"] > found.scores["query_words"]
+    telling = tells(found.scores)
     probability = found.scores["probability"]
     kinds = (
-        ("Dropped with the least probability", ~found.kept & tells, probability),
-        ("Dropped by a little", ~found.kept & tells, -probability),
-        ("Kept by a little", found.kept & tells, probability),
-        ("Kept with the most probability", found.kept & tells, -probability),
-        ("Texts that tell nothing", ~tells, probability),
+        ("Dropped with the least probability", ~found.kept & telling, probability),
+        ("Dropped by a little", ~found.kept & telling, -probability),
+        ("Kept by a little", found.kept & telling, probability),
+        ("Kept with the most probability", found.kept & telling, -probability),
+        ("Texts that tell nothing", ~telling, probability),
     )
     for title, among, rank in kinds:
         ids = np.flatnonzero(among)
@@ -220,13 +215,17 @@ def _spread(ids: NDArray[np.int64], labels: NDArray[np.int64], count: int) -> ND
 
 def _figure(found: Found, reader: Reader, number: int, text: dict[str, Any]) -> str:
     score = found.scores[number]
+    own, other = (
+        class_name(found.dataset, int(label))
+        for label in (found.labels[number], score["other_class"])
+    )
     facts = (
         f"id {number}, probability {score['probability']:.2f}, by texts {score['text']:.2f}<br>"
-        f"own {score['own']:.2f}, nearest other class {found.name(int(score['other_class']))}"
+        f"own {score['own']:.2f}, nearest other class {other}"
         f" {score['other']:.2f}, other sense {score['sense']:.2f}, something else"
         f" {score['background']:.2f}"
     )
     return (
-        f"<figure>{picture(reader, number)}<figcaption><b>{found.name(int(found.labels[number]))}"
+        f"<figure>{picture(reader, number)}<figcaption><b>{own}"
         f"</b><br>{facts}<div class=text>{told(text)}</div></figcaption></figure>"
     )

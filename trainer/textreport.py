@@ -21,13 +21,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from trainer.config import ConfigError
+from trainer.config import SUMMARY_KEY, ConfigError
 from trainer.data.cache import cache_folder
 from trainer.data.shards import Dataset, open_dataset
 from trainer.entry import log_to_stderr, one_line_errors
 from trainer.storage import NotFound, open_store
 from trainer.text.judge import separation
-from trainer.textfilter import SCORES, SUMMARY
+from trainer.textfilter import SCORES
 from trainer.textfilter_page import Found, write_page
 
 THRESHOLDS = (0.3, 0.5, 0.7, 0.9)
@@ -102,7 +102,7 @@ def read_results(out: str) -> tuple[dict[str, Any], NDArray[Any], NDArray[np.int
     """Summary, scores, selection and dataset of a filtering. Raises ConfigError."""
     store = open_store(out)
     try:
-        summary: dict[str, Any] = json.loads(store.get(SUMMARY))
+        summary: dict[str, Any] = json.loads(store.get(SUMMARY_KEY))
         arrays = [
             np.load(io.BytesIO(store.get(name)), allow_pickle=False)
             for name in ("scores.npy", "selection.npy")
@@ -113,7 +113,7 @@ def read_results(out: str) -> tuple[dict[str, Any], NDArray[Any], NDArray[np.int
             f"{store.address} holds no finished text filtering ({error}); run textfilter first"
         ) from error
     except (ValueError, KeyError, TypeError) as error:
-        raise ConfigError(f"{store.address}: {SUMMARY} is damaged: {error}") from error
+        raise ConfigError(f"{store.address}: {SUMMARY_KEY} is damaged: {error}") from error
     dataset = open_dataset(address, cache_folder())
     if dataset.sha256 != sha256 or arrays[0].dtype != SCORES:
         raise ConfigError(f"{store.address} is of another version of {address}; run it again")

@@ -18,13 +18,14 @@ import shutil
 import signal
 import subprocess
 import sys
-import tarfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from examples.demo.audit import Lines, final_ids, read_lines
 from examples.demo.data import make
@@ -158,18 +159,12 @@ def truths(out: Path) -> Iterator[str]:
     """`id,1` for each packed picture that shows what its label says, else `id,0`: to measure with,
     never to train on."""
     shown = json.loads((out / "raw/truth.json").read_text())["train"]
-    for shard in json.loads((out / "train/manifest.json").read_text())["shards"]:
+    manifest = json.loads((out / "train/manifest.json").read_text())
+    labels = np.load(out / "train" / manifest["index"]["key"])["label"]
+    for shard in manifest["shards"]:
         texts = (out / "train" / shard["texts"]["key"]).read_text(encoding="utf-8").splitlines()
-        labels = tar_labels(out / "train" / shard["key"])
         for line in map(json.loads, texts):
             yield f"{line['id']},{int(shown[line['name']] == labels[line['id']])}"
-
-
-def tar_labels(path: Path) -> dict[int, int]:
-    """The label of each id in a shard."""
-    with tarfile.open(path) as shard:
-        members = [member for member in shard if member.name.endswith(".cls")]
-        return {int(m.name[:-4]): int(shard.extractfile(m).read()) for m in members}  # type: ignore[union-attr]
 
 
 def last_top1(run: Run) -> float:

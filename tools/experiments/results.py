@@ -16,16 +16,13 @@ from tools.experiments import resolution
 from tools.experiments.cells import Cell, Chain
 from tools.experiments.places import ROOT
 from tools.experiments.spec import SpecError
+from trainer.config import SUMMARY_KEY
 
 Row = dict[str, Any]
 KEYS = (
     *("method", "seed", "top1", "top5", "class_top1", "train_top1", "seconds", "samples"),
     *("curve", "config", "data", "commit", "machine"),
 )
-
-
-FILTERED = "summary.json"
-"""What a text filtering writes last."""
 
 
 class Incomplete(Exception):
@@ -76,7 +73,7 @@ def is_of(row: Row, chain: Chain, sizes: Sequence[int] = ()) -> bool:
 def is_done(cell: Cell) -> bool:
     """Whether the trainer has ended the run. Raises Incomplete where its validation was lost."""
     if cell.is_filter:
-        return (cell.run / FILTERED).exists()
+        return (cell.run / SUMMARY_KEY).exists()
     lines = read_metrics(_text(cell))
     if not lines or (lines[-1]["event"], lines[-1].get("reason")) != ("end", "completed"):
         return False

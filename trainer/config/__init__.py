@@ -8,6 +8,8 @@ from trainer.config.fields import section, setting
 from trainer.config.finetune import FinetuneConfig, StartConfig
 from trainer.config.loading import (
     RUN_CONFIG,
+    RUN_INDEX,
+    RUN_INDEXES,
     RUN_KEY,
     ConfigError,
     allowed,
@@ -42,6 +44,7 @@ from trainer.config.schema import (
 )
 from trainer.config.textfilter import (
     NGRAMS,
+    SUMMARY_KEY,
     ClassesConfig,
     EncoderConfig,
     JudgeConfig,
@@ -54,7 +57,10 @@ from trainer.config.update import OptimConfig, UpdateConfig
 __all__ = [
     "NGRAMS",
     "RUN_CONFIG",
+    "RUN_INDEX",
+    "RUN_INDEXES",
     "RUN_KEY",
+    "SUMMARY_KEY",
     "AugmentConfig",
     "BalanceConfig",
     "BootstrapConfig",

@@ -12,7 +12,11 @@ from typing import Any, Literal, TypeVar
 
 RUN_CONFIG = "RUN_CONFIG"
 """Environment variable that carries the resolved run into a pod, as YAML."""
-
+RUN_INDEX = "JOB_COMPLETION_INDEX"
+"""Environment variable that tells a program of independent parts which it is, counted from 0:
+Kubernetes sets it."""
+RUN_INDEXES = "RUN_INDEXES"
+"""And how many there are."""
 
 RUN_KEY = "run.yaml"
 """Under a run's folder: the configuration that it was started with last."""

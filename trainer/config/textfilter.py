@@ -7,6 +7,8 @@ from typing import Literal
 
 from trainer.config.fields import section, setting
 
+SUMMARY_KEY = "summary.json"
+"""Under a filtering's output, written last: what was found."""
 NGRAMS = "ngrams"
 """The built-in encoder's name, in the place of a model's folder."""
 

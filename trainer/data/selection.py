@@ -44,12 +44,7 @@ def load_weights(
     """
     if not address:
         return None, ""
-    array, digest = _load(key, address)
-    if array.dtype != np.float32 or array.shape != (num_samples,):
-        raise ConfigError(
-            f"{key} {address} holds {array.dtype} of shape {array.shape}, but it must hold"
-            f" float32 of shape ({num_samples},), one for each sample of the dataset"
-        )
+    array, digest = _by_id(key, address, num_samples, "one for each sample of the dataset")
     if not np.isfinite(array).all() or (array < 0).any():
         raise ConfigError(f"{key} {address} must be finite and at least 0 everywhere")
     return array, digest
@@ -78,16 +73,23 @@ def load_probabilities(address: str, num_samples: int) -> NDArray[np.float32] | 
     """
     if not address:
         return None
-    array, _ = _load("judge.noise", address)
-    if array.dtype != np.float32 or array.shape != (num_samples,):
-        raise ConfigError(
-            f"judge.noise {address} holds {array.dtype} of shape {array.shape}, but it must hold"
-            f" float32 of shape ({num_samples},), as launcher noise writes *.probabilities.npy"
-        )
+    writes = "as launcher noise writes *.probabilities.npy"
+    array, _ = _by_id("judge.noise", address, num_samples, writes)
     known = array[np.isfinite(array)]
     if len(known) and (known.min() < 0 or known.max() > 1):
         raise ConfigError(f"judge.noise {address} must hold probabilities, from 0 to 1")
     return array
+
+
+def _by_id(key: str, address: str, num_samples: int, hint: str) -> tuple[NDArray[np.float32], str]:
+    """A float32 for each id, and the SHA-256 of its file."""
+    array, digest = _load(key, address)
+    if array.dtype != np.float32 or array.shape != (num_samples,):
+        raise ConfigError(
+            f"{key} {address} holds {array.dtype} of shape {array.shape}, but it must hold"
+            f" float32 of shape ({num_samples},), {hint}"
+        )
+    return array, digest
 
 
 def _load(key: str, address: str) -> tuple[NDArray[Any], str]:

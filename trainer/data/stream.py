@@ -234,13 +234,14 @@ class Plan(Sampler[Part]):
 
 
 class EvaluationPlan(Sampler[Part]):
-    """A rank's share of a whole dataset, each sample on exactly one rank."""
+    """A rank's share of so many samples from the id `first`, each on exactly one rank."""
 
-    def __init__(self, num_samples: int, batch: int, rank: int, world: int) -> None:
+    def __init__(self, num_samples: int, batch: int, rank: int, world: int, first: int = 0) -> None:
         self.num_samples, self.batch, self.rank, self.world = num_samples, batch, rank, world
+        self.first = first
 
     def __iter__(self) -> Iterator[Part]:
-        mine = tuple(range(self.rank, self.num_samples, self.world))
+        mine = tuple(range(self.first + self.rank, self.first + self.num_samples, self.world))
         step = Step(0, 0, self.num_samples, mine, -(-len(mine) // self.batch))
         for first in range(0, len(mine), self.batch):
             yield Part(step, mine[first : first + self.batch])
@@ -296,10 +297,15 @@ def evaluation_batches(
     rank: int,
     world: int,
     pin: bool,
+    ids: slice | None = None,
 ) -> Iterator[Batch]:
-    """The centre views of a whole dataset, each on one of `world` ranks; these are `rank`'s."""
+    """The centre views of a range of samples, each on one of `world` ranks; these are `rank`'s.
+
+    ids: None: the whole dataset.
+    """
     decoded = Decoded(dataset, data, CentreView(input), cache_dir)
-    plan = EvaluationPlan(dataset.num_samples, batch, rank, world)
+    first, stop = (0, dataset.num_samples) if ids is None else (ids.start, ids.stop)
+    plan = EvaluationPlan(stop - first, batch, rank, world, first)
     return batches(decoded, plan, data, pin=pin)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -14,18 +13,6 @@ from trainer.config import DataConfig, InputConfig
 from trainer.data import stream
 from trainer.data.shards import Dataset
 from trainer.learn.engine import normalise
-
-
-class Samples(stream.EvaluationPlan):
-    """The samples of a range, all on one rank."""
-
-    def __init__(self, ids: slice, batch: int) -> None:
-        super().__init__(ids.stop - ids.start, batch, rank=0, world=1)
-        self.first = ids.start
-
-    def __iter__(self) -> Iterator[stream.Part]:
-        for part in super().__iter__():
-            yield stream.Part(part.step, tuple(self.first + each for each in part.ids))
 
 
 @torch.no_grad()
@@ -43,9 +30,11 @@ def features_of(
 
     network: a timm model in evaluation mode, on the device.
     """
-    decoded = stream.Decoded(dataset, data, stream.CentreView(input), cache_dir)
+    views = stream.evaluation_batches(
+        dataset, data, input, batch, cache_dir, rank=0, world=1, pin=False, ids=ids
+    )
     found = []
-    for part in stream.batches(decoded, Samples(ids, batch), data, pin=False):
+    for part in views:
         pixels = normalise(part.pixels, input, device, "nchw")
         pooled = network.forward_head(network.forward_features(pixels), pre_logits=True)  # type: ignore[operator]
         read = (part.weights > 0).float()[:, None]

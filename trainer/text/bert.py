@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import logging
 import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -23,8 +22,6 @@ from torch import Tensor, nn
 
 from trainer.config import ConfigError, EncoderConfig
 from trainer.learn.placement import has_bf16
-
-logger = logging.getLogger(__name__)
 
 COMPILE_LEAST = 20_000
 """Texts from which compiling pays: it takes about a minute."""
@@ -41,7 +38,6 @@ class Bert:
     name: str
     """Model type and the first 16 hexadecimal digits of the SHA-256 of its files."""
     dim: int
-    network: nn.Module
     tokenizer: Any
     pooling: str
     """mean, cls or projected (CLIP's own)."""
@@ -154,7 +150,6 @@ def load(folder: Path, config: EncoderConfig, device: torch.device, num_texts: i
     return Bert(
         name=f"{described.get('model_type')}-{digest(folder)}-{pooling}-{most}",
         dim=int(text.projection_dim if pooling == "projected" else text.hidden_size),
-        network=placed,
         tokenizer=tokenizer,
         pooling=pooling,
         pad_id=int(getattr(text, "pad_token_id", 0) or 0),

@@ -17,6 +17,7 @@ from trainer.config import JudgeConfig
 from trainer.text import mixture
 from trainer.text.calibrate import calibrated
 from trainer.text.graph import Gathered, of_neighbours
+from trainer.text.parts import tells
 
 logger = logging.getLogger(__name__)
 
@@ -131,10 +132,10 @@ def by_source(probability: Floats, facts: NDArray[Any], sources: Sequence[str]) 
         mine = facts["source"] == number
         if not mine.any():
             continue
-        tells = facts["words"][mine] > facts["query_words"][mine]
+        telling = tells(facts[mine])
         found[name] = {
             "num_samples": int(mine.sum()),
-            "tells": round(float(tells.mean()), 4),
+            "tells": round(float(telling.mean()), 4),
             "mean": round(float(probability[mine].mean()), 4),
             "quantiles": np.quantile(probability[mine], [0.05, 0.25, 0.5, 0.75, 0.95])
             .round(4)

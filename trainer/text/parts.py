@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
 import time
 from dataclasses import asdict
@@ -14,6 +13,7 @@ from numpy.typing import NDArray
 
 from trainer.config import TextConfig
 from trainer.data.shards import Dataset, DatasetError
+from trainer.data.texts import read_record
 from trainer.storage import open_store
 from trainer.text.encoder import Encoder, encode_once
 from trainer.text.pieces import Pieces, Span
@@ -26,6 +26,13 @@ VERSION = 2
 FACTS = np.dtype([("words", "<u2"), ("query_words", "<u2"), ("source", "u1")])
 """Telling words, those of the query among them, and where the picture is from: see SOURCES."""
 SOURCES = ("other", "google", "flickr")
+
+
+def tells(facts: NDArray[Any]) -> NDArray[np.bool_]:
+    """(n,) whether a text has a word beside the query's, as `Prepared.tells`. facts: (n,) with the
+    columns of FACTS."""
+    more: NDArray[np.bool_] = facts["words"] > facts["query_words"]
+    return more
 
 
 def text_pieces(out: str, dataset: Dataset, encoder: Encoder, config: TextConfig) -> Pieces:
@@ -70,15 +77,7 @@ def texts_of_shard(dataset: Dataset, number: int) -> list[dict[str, Any]]:
         raise DatasetError(
             f"the texts of {where} are {len(lines)} lines, but it has {shard.num_samples} samples"
         )
-    return [_record(line) for line in lines]
-
-
-def _record(line: bytes) -> dict[str, Any]:
-    try:
-        found = json.loads(line.decode("utf-8", "replace"))
-    except (ValueError, RecursionError):
-        return {}
-    return found if isinstance(found, dict) else {}
+    return [read_record(line) for line in lines]
 
 
 def _source(name: str) -> int:
