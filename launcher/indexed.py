@@ -9,7 +9,15 @@ from collections.abc import Callable
 from launcher import spec
 from launcher.errors import UsageError
 from launcher.jobfile import read_work
-from launcher.placing import Resolved, absolute, check_local, is_here, place, required
+from launcher.placing import (
+    Resolved,
+    absolute,
+    check_local,
+    is_here,
+    own_folder,
+    place,
+    required,
+)
 from launcher.request import IndexedRequest, Work
 from launcher.settings import Settings
 from launcher.spec import INDEXES_MOST, IndexedSpec, JobConfig, PodSize
@@ -107,11 +115,7 @@ def _output(
     """What the configuration says; else `<checkpoints>/<name>`."""
     if given:
         return absolute(request, spec.check_address(given, "output"))
-    base = spec.check_address(request.checkpoints or known.get("checkpoints"), "--checkpoints")
-    if not base and request.local:
-        return default_output(name)
-    base = required("checkpoints", absolute(request, base), "--checkpoints", missing)
-    return f"{base.rstrip('/')}/{name}"
+    return own_folder(request, known, name, missing, default_output)
 
 
 def _notes(resolved: IndexedSpec) -> list[str]:

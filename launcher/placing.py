@@ -6,6 +6,7 @@ For a value that several give: flag or override, then the job file, then the set
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -100,6 +101,20 @@ def required(key: str, value: str, flag: str, missing: list[str]) -> str:
         f"or {key} in {settings.PROJECT_FILE}"
     )
     return f"{PLACEHOLDER}-{key}"
+
+
+def own_folder(
+    request: Asked, known: Settings, name: str, missing: list[str], otherwise: Callable[[str], str]
+) -> str:
+    """`<checkpoints>/<name>`, by flag or setting; else a placeholder, and a line in `missing`.
+
+    otherwise: gives a local job's folder by its name, where nothing was set.
+    """
+    base = spec.check_address(request.checkpoints or known.get("checkpoints"), "--checkpoints")
+    if not base and request.local:
+        return otherwise(name)
+    base = required("checkpoints", absolute(request, base), "--checkpoints", missing)
+    return f"{base.rstrip('/')}/{name}"
 
 
 def is_here(address: str) -> bool:

@@ -17,6 +17,7 @@ from launcher.placing import (
     absolute,
     check_local,
     is_here,
+    own_folder,
     place,
     required,
 )
@@ -192,11 +193,7 @@ def _run_folder(
         )
     if run.checkpoint.address:
         return absolute(request, spec.check_address(run.checkpoint.address, "checkpoint.address"))
-    base = spec.check_address(request.checkpoints or known.get("checkpoints"), "--checkpoints")
-    if not base and request.local:
-        return default_checkpoints(name)
-    base = required("checkpoints", absolute(request, base), "--checkpoints", missing)
-    return f"{base.rstrip('/')}/{name}"
+    return own_folder(request, known, name, missing, default_checkpoints)
 
 
 def _digest(job: JobConfig, workers: Workers, run: TrainConfig) -> str:

@@ -16,8 +16,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from launcher.request import Work
-from launcher.spec import RUN_INDEX, RUN_INDEXES
-from trainer.config import load, setting
+from trainer.config import RUN_INDEX, RUN_INDEXES, load, setting
 from trainer.storage import open_store
 
 USAGE, TERMINATED = 2, 143

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from enum import StrEnum
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -148,23 +149,46 @@ def noise(
       launcher noise s3://runs/fold-0 s3://runs/fold-1 s3://runs/fold-2 --out report.html
       launcher noise resnet18-1a2b3c --out report.html -o json | jq -r .weights
     """
-    import json
+    check_page(out, output)
+    addresses = [run_address(place, context.obj, run) for run in runs]
+    options = ["--out", out, "--pictures", str(pictures), "--which", which.value]
+    found = written("noise", "trainer.noise", [*addresses, *options])
+    told = (f"{100 * found['noise_rate']:.1f}%", f"{found['num_suspects']:,}", found["weights"])
+    show_page("LabelNoise", found, ("NOISE", "SUSPECTS", "WEIGHTS"), told, out, output)
 
-    from launcher.programs import run_program
 
+def check_page(out: str, output: Output) -> None:
+    """Raises UsageError for what a verb that writes a page cannot mean."""
     if not out.endswith(".html"):
         raise UsageError(f"--out {out!r} must end in .html")
     if output is Output.name:
         raise UsageError("-o name is for jobs; give table, json or yaml")
-    addresses = [run_address(place, context.obj, run) for run in runs]
-    options = ["--out", out, "--pictures", str(pictures), "--which", which.value]
-    found = json.loads(run_program("noise", "trainer.noise", [*addresses, *options]))
+
+
+def written(verb: str, module: str, options: Sequence[str]) -> dict[str, Any]:
+    """What the trainer's program that writes a page says of it."""
+    import json
+
+    from launcher.programs import run_program
+
+    found: dict[str, Any] = json.loads(run_program(verb, module, options))
     del found["schemaVersion"]
+    return found
+
+
+def show_page(
+    kind: str,
+    found: dict[str, Any],
+    head: Sequence[str],
+    row: Sequence[str],
+    out: str,
+    output: Output,
+) -> None:
+    """Prints that, as a document of the kind or as a table of one row."""
     if output in (Output.json, Output.yaml):
-        emit({"kind": "LabelNoise", **found}, output)
+        emit({"kind": kind, **found}, output)
         return
-    told = (f"{100 * found['noise_rate']:.1f}%", f"{found['num_suspects']:,}", found["weights"])
-    print(table(("NOISE", "SUSPECTS", "WEIGHTS"), [told]))
+    print(table(head, [row]))
     tell(f"written to {out}")
 
 

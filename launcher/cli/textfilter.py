@@ -9,11 +9,10 @@ from typer.core import TyperGroup
 
 from launcher.cli import options as opt
 from launcher.cli.asked import asking_indexed
-from launcher.cli.manners import DryRun, Output, emit, table, tell
-from launcher.cli.places import KubeContext, Place, jobs_of, placed
-from launcher.cli.results import run_address
+from launcher.cli.manners import DryRun, Output
+from launcher.cli.places import KubeContext, Place, placed
+from launcher.cli.results import check_page, run_address, show_page, written
 from launcher.cli.submit import DryRunOption, Sending, Wait, check_sending, send_indexed
-from launcher.errors import UsageError
 from launcher.request import IndexedRequest
 
 RUN = "run"
@@ -129,26 +128,12 @@ def report(
       launcher textfilter report texts --out texts.html
       launcher textfilter report s3://runs/texts --out texts.html --verified checked.csv
     """
-    import json
-
-    from launcher.programs import run_program
-
-    if not out.endswith(".html"):
-        raise UsageError(f"--out {out!r} must end in .html")
-    if output is Output.name:
-        raise UsageError("-o name is for jobs; give table, json or yaml")
-    address = filtering
-    if "/" not in filtering:
-        address = jobs_of(place, context.obj, filtering).status(filtering).checkpoints
+    check_page(out, output)
+    address = run_address(place, context.obj, filtering)
     options = ["--page", out, "--pictures", str(pictures)]
     options += ["--verified", verified] if verified else []
-    found = json.loads(run_program("textfilter report", "trainer.textreport", [address, *options]))
-    del found["schemaVersion"]
-    if output in (Output.json, Output.yaml):
-        emit({"kind": "TextfilterReport", **found}, output)
-        return
-    print(table(HEAD, [_row(found)]))
-    tell(f"written to {out}")
+    found = written("textfilter report", "trainer.textreport", [address, *options])
+    show_page("TextfilterReport", found, HEAD, _row(found), out, output)
 
 
 HEAD = ("SELECTED", "RIGHT: ALL", "SELECTED", "WEIGHTED", "AUC")

@@ -26,42 +26,56 @@ def seen(job: Object, kind: Kind) -> Object:
 
 def suspension(kind: Kind, wanted: bool) -> Object:
     """The change of `spec` that suspends a job of a kind, or lets it go."""
-    return {"runPolicy": {"suspend": wanted}} if kind is PYTORCHJOB else {"suspend": wanted}
+    return _nested(_suspend_at(kind), wanted)
 
 
 def suspend_path(kind: Kind) -> str:
     """Where that stands, for a JSON patch."""
-    return "/spec/runPolicy/suspend" if kind is PYTORCHJOB else "/spec/suspend"
+    return "/".join(("/spec", *_suspend_at(kind)))
 
 
 def resizing(kind: Kind, workers: int) -> Object:
     """The change of `spec` that gives a job another number of workers; empty: its size is fixed."""
-    if kind is JOB:
-        return {"parallelism": workers}
-    if kind is PYTORCHJOB:
-        return {"pytorchReplicaSpecs": {"Worker": {"replicas": workers}}}
-    return {}
+    return _nested(_WORKERS_AT.get(kind, ()), workers)
 
 
 def workers_path(kind: Kind) -> str:
     """Where that stands, for a JSON patch; empty: nowhere."""
-    paths = {
-        PYTORCHJOB: "/spec/pytorchReplicaSpecs/Worker/replicas",
-        JOB: "/spec/parallelism",
-    }
-    return paths.get(kind, "")
+    return "/".join(("/spec", *_WORKERS_AT[kind])) if kind in _WORKERS_AT else ""
 
 
 def suspend(job: Object, kind: Kind) -> None:
     """Has a job that is about to be created begin suspended."""
-    spec: dict[str, Any] = job["spec"]
-    place = spec.setdefault("runPolicy", {}) if kind is PYTORCHJOB else spec
-    place["suspend"] = True
+    _put(job["spec"], _suspend_at(kind), True)
 
 
 def resize(job: Object, kind: Kind, workers: int) -> None:
     """Has a job that is about to be created begin with so many workers."""
-    if kind is JOB:
-        job["spec"]["parallelism"] = workers
-    elif kind is PYTORCHJOB:
-        job["spec"]["pytorchReplicaSpecs"]["Worker"]["replicas"] = workers
+    _put(job["spec"], _WORKERS_AT.get(kind, ()), workers)
+
+
+_WORKERS_AT = {
+    PYTORCHJOB: ("pytorchReplicaSpecs", "Worker", "replicas"),
+    JOB: ("parallelism",),
+}
+"""Keys below `spec`; other kinds' size is fixed."""
+
+
+def _suspend_at(kind: Kind) -> tuple[str, ...]:
+    """Likewise, of whether it is suspended."""
+    return ("runPolicy", "suspend") if kind is PYTORCHJOB else ("suspend",)
+
+
+def _nested(keys: tuple[str, ...], value: Any) -> Object:
+    """The value below its keys; empty without any."""
+    found: Object = {}
+    _put(found, keys, value)
+    return found
+
+
+def _put(tree: Object, keys: tuple[str, ...], value: Any) -> None:
+    """Puts a value below its keys, where there are any."""
+    for key in keys[:-1]:
+        tree = tree.setdefault(key, {})
+    for key in keys[-1:]:
+        tree[key] = value

@@ -24,7 +24,7 @@ from launcher.cluster.submit import submit, wait_gone
 from launcher.cluster.told import events_of
 from launcher.cluster.watch import Change, Watch
 from launcher.errors import Conflict, LauncherError, NotFound, TimedOut, UsageError
-from launcher.spec import JOB_LABEL, QUEUE_LABEL
+from launcher.spec import JOB_LABEL, PROGRAM, QUEUE_LABEL
 from launcher.status import ENDED, JobStatus
 
 PODS_ASKED = 3
@@ -312,7 +312,7 @@ def _wait_left(api: Api, job: Object, grace_s: float | None) -> None:
 def _living(api: Api, name: str) -> list[Object]:
     """Pods of the job that have not ended; ended ones of an Indexed Job stay."""
     pods = pods_of(api, name)
-    return [pod for pod in pods if container_of(pod) != marks.PROGRAM or not is_over(pod)]
+    return [pod for pod in pods if container_of(pod) != PROGRAM or not is_over(pod)]
 
 
 def _suspend_rendezvous(api: Api, name: str, wanted: bool) -> None:

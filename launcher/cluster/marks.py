@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from launcher.spec import DOMAIN
+from launcher.spec import DOMAIN, PROGRAM
 
 SUBMISSION = f"{DOMAIN}/submission"
 """Whose creation an object is, should the answer to it be lost."""
@@ -30,7 +30,5 @@ COMPLETION_INDEX = "batch.kubernetes.io/job-completion-index"
 """A worker's number, likewise."""
 CONTAINER = "pytorch"
 """The training operator wants the trainer's container called so."""
-PROGRAM = "program"
-"""Of an Indexed Job."""
 CONTAINERS = (CONTAINER, "node", PROGRAM)
 """And Trainer v2 the second."""

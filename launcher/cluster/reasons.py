@@ -10,7 +10,8 @@ from typing import Any
 
 from launcher.cluster.fields import held, trainer_statuses
 from launcher.cluster.kinds import Object
-from launcher.cluster.marks import COMPLETION_INDEX, CONTAINERS, PROGRAM, REPLICA_INDEX
+from launcher.cluster.marks import COMPLETION_INDEX, CONTAINERS, REPLICA_INDEX
+from launcher.spec import PROGRAM
 
 _IMAGE = frozenset({"ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull"})
 _CONFIG = frozenset({"CreateContainerConfigError", "CreateContainerError", "RunContainerError"})

@@ -9,10 +9,10 @@ from typing import TypeVar
 
 from launcher.cluster.fields import labels_of
 from launcher.cluster.forms import is_job
-from launcher.cluster.kinds import JOB, NODE, POD, PYTORCHJOB, SERVICE, Kind, Object
+from launcher.cluster.kinds import JOB, NODE, POD, SERVICE, Kind, Object
 from launcher.cluster.watch import Change
 from launcher.controller.brief import brief
-from launcher.controller.view import Reading, View
+from launcher.controller.view import Reading, View, kind_of
 from launcher.spec import JOB_LABEL
 
 Key = tuple[str, str]
@@ -54,7 +54,7 @@ class Store:
 
     def replace(self, old: Object, new: Object) -> None:
         """Puts a patched job in the place of the one it was, unless a watch was faster."""
-        kind = JOB if old["kind"] == JOB.name else PYTORCHJOB
+        kind = kind_of(old)
         key = _key(kind, old)
         with self._lock:
             known = self._jobs.get(key)

@@ -67,33 +67,21 @@ class Elastic(Keeper):
         else:
             super().process_ended(process, code, now)
 
-    def worker_ended(self, worker: Process, code: int, now: float) -> None:
-        """What follows from an agent's end."""
-        is_ordered = worker.kill_due is not None
-        worker.kill_due = None
-        self.read_message(worker, now)
-        told = worker.reason if worker.message_seen_ns else ""
-        self.message_path(worker).unlink(missing_ok=True)
-        if code == 0 and not (is_ordered and self.verdict is None):
-            worker.has_succeeded = True
-            worker.reason = ""
-            self.event("Normal", "Completed", worker.name, f"{worker.name} finished")
-            if self.verdict is None:
-                self.end("Succeeded", "", now)
-            return
-        worker.reason = told or (describe(code) if is_ordered else self.why(worker, code))
-        if is_ordered:
-            self.event("Normal", "Killed", worker.name, f"{worker.name} ended: {worker.reason}")
-            return
-        self.event("Warning", "Failed", worker.name, worker.reason)
+    def is_done(self, worker: Process, code: int, is_ordered: bool) -> bool:
+        """An agent that leaves since the group shrinks is not at the run's end."""
+        return code == 0 and not (is_ordered and self.verdict is None)
+
+    def worker_done(self, worker: Process, now: float) -> None:
+        """One success is the run's."""
+        if self.verdict is None:
+            self.end("Succeeded", "", now)
+
+    def worker_failed(self, worker: Process, code: int, now: float) -> None:
         verdict = worker.record.ended(now - worker.started_mono, code, worker.reason)
         if self.verdict is None and verdict:
             self.end("Failed", f"{worker.name}: {verdict}", now)
         elif self.verdict is None:
-            wait_s = back_off_s(worker.record.failures)
-            worker.start_due = now + wait_s
-            message = f"back-off {wait_s:.0f} s restarting {worker.name}"
-            self.event("Warning", "BackOff", worker.name, message)
+            self.back_off(worker, worker.record.failures, now)
 
     def rendezvous_ended(self, code: int, now: float) -> None:
         """It is started again at once wherever it is lost; without it no worker gets anywhere."""

@@ -8,9 +8,9 @@ from typing import Any
 
 from launcher.local import gpus
 from launcher.local.keeper import Keeper, Process
-from launcher.local.restarts import EXIT_USAGE, back_off_s, describe
-from launcher.spec import RUN_INDEX
+from launcher.local.restarts import EXIT_USAGE
 from launcher.status import Indexes, JobState
+from trainer.config import RUN_INDEX
 
 
 class Indexed(Keeper):
@@ -59,36 +59,22 @@ class Indexed(Keeper):
         return own | {RUN_INDEX: str(worker.index)}
 
     def worker_ended(self, worker: Process, code: int, now: float) -> None:
-        is_ordered = worker.kill_due is not None
-        worker.kill_due = None
         self.places.pop(worker.index, None)
-        self.read_message(worker, now)
-        told = worker.reason if worker.message_seen_ns else ""
-        self.message_path(worker).unlink(missing_ok=True)
-        if code == 0:
-            worker.has_succeeded, worker.reason = True, ""
-            self.done.add(worker.index)
-            self.event("Normal", "Completed", worker.name, f"{worker.name} finished")
-            return
-        worker.reason = told or (describe(code) if is_ordered else self.why(worker, code))
-        if is_ordered:
-            self.event("Normal", "Killed", worker.name, f"{worker.name} ended: {worker.reason}")
-            return
-        self.event("Warning", "Failed", worker.name, worker.reason)
-        if self.verdict is None:
-            self._judge(worker, code, now)
+        super().worker_ended(worker, code, now)
 
-    def _judge(self, worker: Process, code: int, now: float) -> None:
+    def worker_done(self, worker: Process, now: float) -> None:
+        self.done.add(worker.index)
+
+    def worker_failed(self, worker: Process, code: int, now: float) -> None:
         """Whether an index that failed is started again, and whether the others go on."""
+        if self.verdict is not None:
+            return
         index = worker.index
         self.failures[index] += 1
         if code == EXIT_USAGE:
             self.end("Failed", f"{worker.name}: {worker.reason}", now)
         elif self.failures[index] <= self.parts.retries:
-            wait_s = back_off_s(self.failures[index])
-            worker.start_due = now + wait_s
-            message = f"back-off {wait_s:.0f} s restarting {worker.name}"
-            self.event("Warning", "BackOff", worker.name, message)
+            self.back_off(worker, self.failures[index], now)
         else:
             self.failed.add(index)
             if len(self.failed) > self.parts.failures_most:

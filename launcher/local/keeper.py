@@ -18,7 +18,7 @@ from launcher.local import gpus, processes
 from launcher.local.accounts import Accounts
 from launcher.local.folder import Folder, iso
 from launcher.local.job import Job, clean_environment
-from launcher.local.restarts import Record, describe, last_words
+from launcher.local.restarts import Record, back_off_s, describe, last_words
 from launcher.status import Event, Indexes, JobState, JobStatus, WorkerState, WorkerStatus
 
 logger = logging.getLogger(__name__)
@@ -187,8 +187,16 @@ class Keeper:
         """Starts what is to run, and stops what is not."""
         raise NotImplementedError
 
-    def worker_ended(self, worker: Process, code: int, now: float) -> None:
-        """What follows from the end of a worker's first process."""
+    def is_done(self, worker: Process, code: int, is_ordered: bool) -> bool:
+        """Whether a worker that ended so has done all of its work. is_ordered: it was told to."""
+        return code == 0
+
+    def worker_done(self, worker: Process, now: float) -> None:
+        """What follows from a worker's success."""
+        raise NotImplementedError
+
+    def worker_failed(self, worker: Process, code: int, now: float) -> None:
+        """What follows from an end of a worker that nobody ordered."""
         raise NotImplementedError
 
     def variables(self, worker: Process) -> dict[str, str]:
@@ -212,6 +220,32 @@ class Keeper:
         self.charged_s += now - process.started_mono
         self.accounts.ended(process.name, now)
         self.worker_ended(process, code, now)
+
+    def worker_ended(self, worker: Process, code: int, now: float) -> None:
+        """Tells why a worker's first process has ended, and lets its operator act on it."""
+        is_ordered = worker.kill_due is not None
+        worker.kill_due = None
+        self.read_message(worker, now)
+        told = worker.reason if worker.message_seen_ns else ""
+        self.message_path(worker).unlink(missing_ok=True)
+        if self.is_done(worker, code, is_ordered):
+            worker.has_succeeded, worker.reason = True, ""
+            self.event("Normal", "Completed", worker.name, f"{worker.name} finished")
+            self.worker_done(worker, now)
+            return
+        worker.reason = told or (describe(code) if is_ordered else self.why(worker, code))
+        if is_ordered:
+            self.event("Normal", "Killed", worker.name, f"{worker.name} ended: {worker.reason}")
+            return
+        self.event("Warning", "Failed", worker.name, worker.reason)
+        self.worker_failed(worker, code, now)
+
+    def back_off(self, worker: Process, failures: int, now: float) -> None:
+        """Has a worker that failed so often started again, the later the more often."""
+        wait_s = back_off_s(failures)
+        worker.start_due = now + wait_s
+        message = f"back-off {wait_s:.0f} s restarting {worker.name}"
+        self.event("Warning", "BackOff", worker.name, message)
 
     # -- starting
 

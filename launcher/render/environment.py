@@ -6,8 +6,8 @@ from collections.abc import Mapping
 
 from launcher.errors import UsageError
 from launcher.render.objects import Object
-from launcher.spec import RUN_INDEXES, IndexedSpec, JobConfig, JobSpec, Spec
-from trainer.config import RUN_CONFIG, dump
+from launcher.spec import IndexedSpec, JobConfig, JobSpec, Spec
+from trainer.config import RUN_CONFIG, RUN_INDEXES, dump
 
 RUN_CONFIG_MOST_BYTES = 120 * 1024
 """Linux takes about 128 KiB in one environment variable."""

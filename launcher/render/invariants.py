@@ -10,9 +10,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from launcher.render.objects import Object, pod_templates
-from launcher.render.pods import PROGRAM
-from launcher.spec import DOMAIN, INDEXED, KIND_LABEL, RUN_INDEXES, secret_in
-from trainer.config import RUN_CONFIG
+from launcher.spec import DOMAIN, INDEXED, KIND_LABEL, PROGRAM, secret_in
+from trainer.config import RUN_CONFIG, RUN_INDEXES
 
 MAIN = {"PyTorchJob": "pytorch", "TrainingRuntime": "node", "Job": "rendezvous"}
 """The container of our program, which operators look for by name."""

@@ -21,14 +21,12 @@ from launcher.render.placement import (
     topology,
 )
 from launcher.render.queueing import KAI_QUEUE_LABEL
-from launcher.spec import IndexedSpec, JobSpec, PodSize, Spec
+from launcher.spec import PROGRAM, IndexedSpec, JobSpec, PodSize, Spec
 
 RDMA, EFA = "rdma/ib", "vpc.amazonaws.com/efa"
 NETWORKS_ANNOTATION = "k8s.v1.cni.cncf.io/networks"
 
 
-PROGRAM = "program"
-"""What the container of an index is called."""
 GPU = "nvidia.com/gpu"
 
 

@@ -18,8 +18,6 @@ from launcher.spec.config import (
 )
 from launcher.spec.indexed import (
     INDEXES_MOST,
-    RUN_INDEX,
-    RUN_INDEXES,
     IndexedSpec,
     failures_most,
 )
@@ -43,6 +41,7 @@ from launcher.spec.names import (
     MODEL_ANNOTATION,
     MODEL_LABEL,
     NAME_MOST_CHARS,
+    PROGRAM,
     QUEUE_LABEL,
     RESTART_WINDOW_ANNOTATION,
     RESTARTS_ALLOWED_ANNOTATION,
@@ -73,11 +72,10 @@ __all__ = [
     "MODEL_ANNOTATION",
     "MODEL_LABEL",
     "NAME_MOST_CHARS",
+    "PROGRAM",
     "QUEUE_LABEL",
     "RESTARTS_ALLOWED_ANNOTATION",
     "RESTART_WINDOW_ANNOTATION",
-    "RUN_INDEX",
-    "RUN_INDEXES",
     "STAGE_LABEL",
     "USER_LABEL",
     "Backend",

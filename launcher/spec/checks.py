@@ -9,6 +9,7 @@ from launcher.errors import UsageError
 from launcher.spec.config import JobConfig
 from launcher.spec.names import DOMAIN, check_label, check_object_name
 from launcher.spec.secrets import secret_in
+from trainer.config import RUN_CONFIG, RUN_INDEX, RUN_INDEXES
 
 EFFECTS = ("NoSchedule", "PreferNoSchedule", "NoExecute")
 _VARIABLE = re.compile(r"[A-Za-z_.-][A-Za-z0-9_.-]*")
@@ -18,9 +19,9 @@ _LABEL_KEY = re.compile(
 _RESOURCE = re.compile(r"[a-z0-9][-a-z0-9.]*/[A-Za-z0-9](?:[-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?")
 _OURS = (
     ("PET_", "the agent's variables follow job.rendezvous and the size"),
-    ("RUN_INDEXES", "it follows from the number of indexes"),
-    ("JOB_COMPLETION_INDEX", "Kubernetes tells each index which it is"),
-    ("RUN_CONFIG", "give the run's keys as overrides, as optim.lr=0.2"),
+    (RUN_INDEXES, "it follows from the number of indexes"),
+    (RUN_INDEX, "Kubernetes tells each index which it is"),
+    (RUN_CONFIG, "give the run's keys as overrides, as optim.lr=0.2"),
     ("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", "give job.shutdown_timeout_s"),
     ("TMPDIR", "the root file system is read-only, and scratch is /scratch"),
 )

@@ -9,10 +9,6 @@ from launcher.spec.common import PodSize
 from launcher.spec.config import JobConfig
 from launcher.spec.patches import Patch
 
-RUN_INDEXES = "RUN_INDEXES"
-"""Variable that tells a program how many indexes there are."""
-RUN_INDEX = "JOB_COMPLETION_INDEX"
-"""And which of them it is, counted from 0: Kubernetes sets it."""
 INDEXES_MOST = 10_000
 """Kubernetes takes more, but with narrower bounds on all else."""
 RETRIES = 3

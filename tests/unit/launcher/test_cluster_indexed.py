@@ -28,6 +28,7 @@ from launcher.controller.store import Store
 from launcher.controller.view import View
 from launcher.render import render
 from launcher.request import IndexedRequest
+from launcher.spec import PROGRAM
 from launcher.status import Indexes, JobStatus
 from tests import parts
 from tests.unit.launcher.controlled import NOW, at, helper, view
@@ -74,7 +75,7 @@ def pod(index: int, attempt: int = 0, *, code: int | None = None, message: str =
     if code is not None:
         end = {"exitCode": code, "message": message, "finishedAt": at(NOW - 60)}
         state = {"terminated": end}
-    container = {"name": marks.PROGRAM, "restartCount": 0, "state": state, "lastState": {}}
+    container = {"name": PROGRAM, "restartCount": 0, "state": state, "lastState": {}}
     phase = "Running" if code is None else "Failed" if code else "Succeeded"
     placed = {"type": "PodScheduled", "status": "True", "lastTransitionTime": at(NOW - HOUR_S)}
     limits = {"resources": {"limits": {"nvidia.com/gpu": "1"}}}
@@ -85,7 +86,7 @@ def pod(index: int, attempt: int = 0, *, code: int | None = None, message: str =
             "labels": {marks.COMPLETION_INDEX: str(index), "launcher.dev/job": "a"},
             "ownerReferences": [{"kind": "Job", "uid": "job-uid", "controller": True}],
         },
-        "spec": {"containers": [{"name": marks.PROGRAM, **limits}], "nodeName": "n1"},
+        "spec": {"containers": [{"name": PROGRAM, **limits}], "nodeName": "n1"},
         "status": {"phase": phase, "conditions": [placed], "containerStatuses": [container]},
     }  # fmt: skip
 
