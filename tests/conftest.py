@@ -7,9 +7,14 @@ import uuid
 from collections.abc import Iterator
 
 import pytest
+from hypothesis import settings
 
 from tests.ending import end_on_sigterm
 from tests.servers import BUCKET, ISOLATED, S3Server, Unavailable, s3_server
+
+# A busy machine makes any example slow now and then; speed is measured in tests/benchmarks/.
+settings.register_profile("unhurried", deadline=None)
+settings.load_profile("unhurried")
 
 
 def pytest_configure() -> None:

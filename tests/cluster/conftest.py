@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.cluster.budgeted import defined
 from tests.cluster.cluster import Cluster, running_cluster, shared_node
 from tests.cluster.control_plane import ControlPlane
 from tests.cluster.fake_nodes import FakeNodes
@@ -32,6 +33,13 @@ def plane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ControlPlane]:
             yield cluster.plane
     except Unavailable as error:
         absent(str(error))
+
+
+@pytest.fixture(scope="module")
+def budgets(plane: ControlPlane) -> Iterator[ControlPlane]:
+    """The control plane, which knows Budgets as long as a module's tests run."""
+    with defined(plane):
+        yield plane
 
 
 @pytest.fixture(scope="session")

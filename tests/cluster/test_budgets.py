@@ -21,7 +21,7 @@ from launcher.cluster import connect, jobs_on, ledger
 from launcher.cluster.client import Api
 from launcher.cluster.kinds import BUDGET, EVENT, POD, PYTORCHJOB, Object
 from launcher.cluster.objects import pods_of
-from tests.cluster.budgeted import defined, make_budget, namespace, status, wait_accounted
+from tests.cluster.budgeted import make_budget, namespace, status, wait_accounted
 from tests.cluster.cli import Cli
 from tests.cluster.control_plane import ControlPlane
 from tests.cluster.controllers import Process, controller, objects_of, until
@@ -33,12 +33,6 @@ GIVEN = (
     *("--data", "s3://webvision/train", "--checkpoints", "s3://webvision/runs"),
     *("--budget", "webvision", "job.gpus_per_worker=1"),
 )
-
-
-@pytest.fixture(scope="module")
-def budgets(plane: ControlPlane) -> Iterator[ControlPlane]:
-    with defined(plane):
-        yield plane
 
 
 @pytest.fixture

@@ -21,7 +21,7 @@ from launcher.budget.ledger import allotment_of
 from launcher.cluster.client import Api
 from launcher.cluster.kinds import POD
 from launcher.controller.metric_table import LEDGER_TABLE, TABLE
-from tests.cluster.budgeted import defined, make_budget, namespace, wait_accounted
+from tests.cluster.budgeted import make_budget, namespace, wait_accounted
 from tests.cluster.cli import Cli
 from tests.cluster.control_plane import ControlPlane
 from tests.cluster.controllers import controller, make_job, until
@@ -36,12 +36,6 @@ from tools.dashboards.server import Unavailable, program, prometheus, rules
 ALLOCATED = "launcher_gpu_allocated_seconds_total"
 Scrape = dict[str, dict[tuple[str, ...], float]]
 """By name, then by the values of the labels in the table's order."""
-
-
-@pytest.fixture(scope="module")
-def budgets(plane: ControlPlane) -> Iterator[ControlPlane]:
-    with defined(plane):
-        yield plane
 
 
 @pytest.fixture

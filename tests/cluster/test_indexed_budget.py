@@ -18,19 +18,13 @@ from launcher.cluster.objects import pods_of
 from launcher.render import render
 from launcher.request import IndexedRequest
 from tests import parts
-from tests.cluster.budgeted import defined, make_budget, namespace, status, wait_accounted
+from tests.cluster.budgeted import make_budget, namespace, status, wait_accounted
 from tests.cluster.control_plane import ControlPlane
 from tests.cluster.controllers import Process, controller, until
 from tests.cluster.ledgers import CLUSTER, GPU_TYPE, end_pod, start_pod, stored
 from tests.unit.launcher.goldens import GIVEN, indexed
 
 DAY_S = 86_400
-
-
-@pytest.fixture(scope="module")
-def budgets(plane: ControlPlane) -> Iterator[ControlPlane]:
-    with defined(plane):
-        yield plane
 
 
 @pytest.fixture

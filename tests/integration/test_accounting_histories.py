@@ -214,6 +214,5 @@ TestHistories = Histories.TestCase
 TestHistories.settings = settings(
     max_examples=400,
     stateful_step_count=40,
-    deadline=None,
     suppress_health_check=[HealthCheck.too_slow],
 )

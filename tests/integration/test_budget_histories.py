@@ -369,6 +369,5 @@ TestHistories = Histories.TestCase
 TestHistories.settings = settings(
     max_examples=1000,
     stateful_step_count=30,
-    deadline=None,
     suppress_health_check=[HealthCheck.too_slow],
 )

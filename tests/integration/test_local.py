@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -24,15 +24,7 @@ from tests.integration.local_objects import objects
 SLEEP = "import time; time.sleep(1000)"
 
 
-@pytest.fixture(autouse=True)
-def state_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A state folder of the test's own; whatever runs there ends with the test."""
-    home = tmp_path / "state"
-    monkeypatch.setenv("XDG_STATE_HOME", str(home))
-    yield home
-    for folder in list(folders()):
-        local.delete(folder.name, force=True)
-        assert processes.marked(processes.mark(folder.path), whole=False) == []
+pytestmark = pytest.mark.usefixtures("state_home")
 
 
 def python(code: str) -> list[str]:

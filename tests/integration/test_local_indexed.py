@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -15,8 +15,8 @@ from launcher.cli.manners import DryRun, Manner, Output
 from launcher.cli.submit import Sending, send_indexed
 from launcher.errors import Conflict, JobFailed, UsageError
 from launcher.indexed import resolve_indexed
-from launcher.local import accounts, processes
-from launcher.local.folder import Folder, folders, state_root
+from launcher.local import accounts
+from launcher.local.folder import Folder, state_root
 from launcher.local.gpus import VISIBLE
 from launcher.render import render
 from launcher.request import IndexedRequest
@@ -24,16 +24,7 @@ from launcher.status import Indexes, JobStatus
 from tests import parts
 from tests.unit.launcher.goldens import NOTHING_SET
 
-
-@pytest.fixture(autouse=True)
-def state_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A state folder of the test's own; whatever runs there ends with the test."""
-    home = tmp_path / "state"
-    monkeypatch.setenv("XDG_STATE_HOME", str(home))
-    yield home
-    for folder in list(folders()):
-        local.delete(folder.name, force=True)
-        assert processes.marked(processes.mark(folder.path), whole=False) == []
+pytestmark = pytest.mark.usefixtures("state_home")
 
 
 def start(

@@ -6,7 +6,6 @@ import json
 import os
 import signal
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,22 +14,15 @@ import pytest
 from launcher import local
 from launcher.budget.records import Interval
 from launcher.cli.main import run
-from launcher.local import accounts, gpus, processes
-from launcher.local.folder import Folder, folders, state_root
+from launcher.local import accounts, gpus
+from launcher.local.folder import Folder, state_root
 from launcher.local.job import read_objects
 from tests.integration.local_objects import objects
 
 SLEEP = ("python", "-c", "import time; time.sleep(1000)")
 
 
-@pytest.fixture(autouse=True)
-def state_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A state folder of the test's own; whatever runs there ends with the test."""
-    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
-    yield tmp_path / "state"
-    for folder in list(folders()):
-        local.delete(folder.name, force=True)
-        assert processes.marked(processes.mark(folder.path), whole=False) == []
+pytestmark = pytest.mark.usefixtures("state_home")
 
 
 def labelled(name: str, command: tuple[str, ...], **more: Any) -> list[dict[str, Any]]:

@@ -209,4 +209,4 @@ def _folder(tmp_path_factory: pytest.TempPathFactory) -> None:
 
 
 TestWriters = Writers.TestCase
-TestWriters.settings = settings(max_examples=100, stateful_step_count=25, deadline=None)
+TestWriters.settings = settings(max_examples=100, stateful_step_count=25)

@@ -15,7 +15,7 @@ from launcher.controller.scrape import parse
 from launcher.controller.view import UNREACHABLE, Reading, View
 from tests.unit.launcher.controlled import GRACE_S, NOW, STARTED, helper, job, pod, view
 
-BRIEF = settings(deadline=None, max_examples=50)
+BRIEF = settings(max_examples=50)
 TIMES = st.integers(0, NOW)
 WORKERS = st.builds(
     Worker,

@@ -77,7 +77,7 @@ bounds = st.builds(
 )
 
 
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 @given(st.lists(runs, min_size=1, max_size=8), bounds)
 def test_no_set_is_better_than_the_chosen_one(candidates: list[Candidate], limits: Limits) -> None:
     chosen = tuple(choose(candidates, limits))
@@ -87,7 +87,7 @@ def test_no_set_is_better_than_the_chosen_one(candidates: list[Candidate], limit
     assert value == pytest.approx(brute_force(candidates, limits), abs=1e-5)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(
     st.lists(runs, min_size=1, max_size=7), st.integers(2, 16), st.integers(1, 30).map(float), maybe
 )

@@ -239,7 +239,7 @@ JOB = objects(overrides=("job.s3_secret=s3",))[2]
 PLACES = [path for path in paths(JOB) if path and path[0] not in ("metadata", "kind")]
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(
     place=st.sampled_from(PLACES),
     change=st.one_of(

@@ -220,6 +220,5 @@ TestGroups = Groups.TestCase
 TestGroups.settings = settings(
     max_examples=60,
     stateful_step_count=15,
-    deadline=None,
     suppress_health_check=[HealthCheck.too_slow],
 )

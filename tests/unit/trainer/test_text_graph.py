@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from trainer.text.graph import Gathered, of_neighbours
 
-UNHURRIED = settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.too_slow])
+UNHURRIED = settings(max_examples=60, suppress_health_check=[HealthCheck.too_slow])
 Floats = NDArray[np.float64]
 
 

@@ -7,7 +7,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
@@ -127,7 +127,6 @@ def test_neighbours_of_texts_are_averaged_in_the_share_told(
     assert half.text.tolist() == judge(mixed, K, JudgeConfig()).text.tolist()
 
 
-@settings(deadline=None)
 @given(st.lists(st.tuples(st.sampled_from([0.1, 0.2, 0.3]), st.booleans()), max_size=12))
 def test_separation_is_the_share_of_pairs_in_order(cases: list[tuple[float, bool]]) -> None:
     found = separation(np.array([s for s, _ in cases]), np.array([r for _, r in cases], np.bool_))

@@ -106,7 +106,7 @@ def test_a_single_class_has_no_other() -> None:
     assert (row["other"], row["other_class"], row["rank"]) == (-1.0, -1, 1)
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(st.lists(st.sampled_from(TEXTS), max_size=6), st.integers(0, 2))
 def test_cosines_and_margins_stay_in_their_range(
     space: Space, texts: list[str], label: int

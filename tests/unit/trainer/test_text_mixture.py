@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from trainer.text.mixture import LEAST, MOST, combine, expit, fit, logit
 
-UNHURRIED = settings(deadline=None, max_examples=40, suppress_health_check=[HealthCheck.too_slow])
+UNHURRIED = settings(max_examples=40, suppress_health_check=[HealthCheck.too_slow])
 MEANS = ((-0.10, 0.20), (-0.05, 0.15), (0.0, 0.35))
 SPREADS = ((0.08, 0.07), (0.05, 0.06), (0.10, 0.06))
 RIGHT = (0.8, 0.3, 0.6)

@@ -15,7 +15,7 @@ from trainer.config import EncoderConfig
 from trainer.text.encoder import encode_once, open_encoder
 from trainer.text.ngrams import DIM, Ngrams
 
-UNHURRIED = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+UNHURRIED = settings(suppress_health_check=[HealthCheck.too_slow])
 
 
 def one(text: str) -> np.ndarray:

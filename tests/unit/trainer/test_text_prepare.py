@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from trainer.config import TextConfig
 from trainer.text.prepare import Prepared, clean, prepare, stems
 
-UNHURRIED = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+UNHURRIED = settings(suppress_health_check=[HealthCheck.too_slow])
 ALL, LATIN = TextConfig(), TextConfig(scripts="latin")
 
 CLEANED = [
@@ -132,7 +132,7 @@ UNITS = ["<", "&", "_", "a@", "<script ", "&amp;", "1.", ".", "a-", "<a", "www."
 UNITS += ["img1", "http://", "'", "<!--", "&#", "x1", "@a.", ".jpg", "1 ", " ", "\u0301", "1x", "%"]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(st.sampled_from(UNITS), min_size=1, max_size=4))
 @example(["a@"])
 @example(["<script "])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
@@ -69,7 +69,6 @@ CONFIGS = st.builds(
 )
 
 
-@settings(deadline=None)
 @given(CASES, CONFIGS)
 def test_in_each_class_the_kept_are_those_before_all_others(
     cases: list[tuple[float, int]], config: SelectConfig
@@ -96,7 +95,6 @@ def means_by_class(weights: NDArray[np.float32], labels: NDArray[np.int64]) -> l
     return [float(weights[labels == label].mean()) for label in np.unique(labels)]
 
 
-@settings(deadline=None)
 @given(CASES, CONFIGS)
 def test_weights_are_in_proportion_to_the_probabilities_and_of_mean_1(
     cases: list[tuple[float, int]], config: SelectConfig
