@@ -3,7 +3,8 @@
     python -m tests.parts
 
 `trouble` says what goes wrong, and where. Asked to leave it does so at once with the status that
-says so: a container's first process would not hear SIGTERM otherwise.
+says so: a container's first process would not hear SIGTERM otherwise, and an exception could get
+lost in a callback of an import.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ class PartsConfig:
 
 
 def main() -> int:
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(TERMINATED))
+    signal.signal(signal.SIGTERM, lambda *_: os._exit(TERMINATED))
     cfg = load(PartsConfig)
     index, indexes = int(os.environ[RUN_INDEX]), int(os.environ[RUN_INDEXES])
     store = open_store(cfg.output)

@@ -67,8 +67,9 @@ class Work:
 
 def textfilter(config: TextfilterConfig) -> None:
     """Encodes this process's pieces; judges where no piece is missing any more."""
-    # A container's first process would not hear it otherwise; what is kept is whole anyway.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(TERMINATED))
+    # A container's first process would not hear it otherwise; what is kept is whole anyway. An
+    # exception could get lost where Python cannot raise one, as in callbacks of an import.
+    signal.signal(signal.SIGTERM, lambda *_: os._exit(TERMINATED))
     cache_dir = cache_folder(config.cache_dir)
     dataset = open_dataset(config.data, cache_dir)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -119,8 +119,8 @@ def test_what_is_lost_is_made_anew_and_every_part_is_written_once(
         following = subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT)
     try:
         until(lambda: len(bucket.keys("try-")) == 2, tell)
-        before = names()
-        node.plane.kubectl("-n", namespace, "delete", "pod", before["0"], "--wait=true")
+        until(lambda: names().keys() == {"0", "1"}, tell)  # the kubelet tells it later than S3
+        node.plane.kubectl("-n", namespace, "delete", "pod", names()["0"], "--wait=true")
         until(lambda: len(bucket.keys("try-0-")) == 2, tell)
         bucket.put("go")
         done = launcher("wait", NAME, *here, "--timeout", "180s", check=False)
