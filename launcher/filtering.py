@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
 
 from launcher import settings
 from launcher.errors import UsageError
+from launcher.parts import indexes_of
 from launcher.placing import absolute
 from launcher.request import IndexedRequest, Work
 from launcher.spec import check_address
 from trainer.config import NGRAMS, EncoderConfig, JudgeConfig, TextfilterConfig
-from trainer.storage import StorageError, open_store
 
 INDEX_SAMPLES = 1 << 16
 """Texts of one index: a minute on a GPU, the quarter of an hour on few cores."""
-MOST_INDEXES = 256
-UNKNOWN_INDEXES = 8
-"""Where the dataset cannot be read here."""
 
 
 @dataclass(frozen=True)
@@ -51,18 +47,8 @@ def work(request: IndexedRequest, wishes: Wishes) -> Work:
     return Work(
         program="trainer.textfilter",
         config=config,
-        indexes=1 if request.local else indexes_of(data),
+        indexes=1 if request.local else indexes_of(data, INDEX_SAMPLES),
         stage="textfilter",
         model=Path(model).name if model else "",
         parallelism=1 if request.local else 8,
     )
-
-
-def indexes_of(data: str) -> int:
-    """Parts of a sensible size, by the dataset's manifest where it can be read from here."""
-    try:
-        manifest = json.loads(open_store(data, attempts=1).get("manifest.json"))
-        count = int(manifest["num_samples"])
-    except (StorageError, ValueError, KeyError, TypeError):
-        return UNKNOWN_INDEXES
-    return max(1, min(MOST_INDEXES, -(-count // INDEX_SAMPLES)))

@@ -2,10 +2,14 @@
 
     python -m trainer.pack ~/webvision s3://data/webvision-train
     python -m trainer.pack ~/webvision /data/val --split val
+    python -m trainer.pack ~/webvision /data/test --split test
 
 Every image is decoded once to be judged; good ones are kept as they are, byte for byte, in a random
 order that the seed fixes. Images that are damaged or missing are left out. They and those whose
 texts are mismatched are named in files beside the manifest, together with report.json.
+
+A test list is kept in its own order, without labels, and an image that is damaged or missing stands
+in it as an empty one: whoever predicts must answer for each line.
 """
 
 from __future__ import annotations
@@ -135,7 +139,7 @@ def pack(options: argparse.Namespace) -> int:
                 source["source"] = parts[0].source if len(parts) == 1 else "all"
             if len(sides_px) == 1:
                 source["short_side_px"] = sides_px.pop()
-            sha256 = writer.commit(classes, source)
+            sha256 = writer.commit(classes, source, labelled=options.split != "test")
             keep = True
         except Exists as error:
             raise PackError(f"{error}: another packer was faster; pack elsewhere") from error
@@ -165,8 +169,11 @@ def _fill(
     report: Report,
 ) -> set[int]:
     """Judges all images in a random order and writes the good ones; gives their shorter sides."""
-    # Raw data is grouped by query; a training window must meet many classes.
-    shuffled = order.permutation(len(labels), "pack", options.seed)
+    if options.split == "test":
+        shuffled = np.arange(len(labels))
+    else:
+        # Raw data is grouped by query; a training window must meet many classes.
+        shuffled = order.permutation(len(labels), "pack", options.seed)
     progress = Progress(len(labels))
     paths = (options.raw / record["name"] for record in spool.records(shuffled))
     verdicts = judged(paths, options.processes)
@@ -179,6 +186,8 @@ def _fill(
             sides_px.add(verdict.short_side_px)
         else:
             report.names[verdict.state].append((record["name"], verdict.reason))
+            if options.split == "test":
+                writer.add(b"", 0, label, record)
         progress.show(report)
     progress.end()
     return sides_px
@@ -204,7 +213,7 @@ class Progress:
         left_s = int((self._total - self._done) / rate)
         bad = len(report.names["damaged"]) + len(report.names["missing"])
         words = (
-            f"{self._done:,}/{self._total:,} images  {rate:,.0f}/s  {bad} left out  "
+            f"{self._done:,}/{self._total:,} images  {rate:,.0f}/s  {bad} bad  "
             f"{left_s // 60}:{left_s % 60:02d} to go"
         )
         if self._bar:
@@ -233,7 +242,7 @@ def _parser() -> argparse.ArgumentParser:
     add(
         "dataset", metavar="DATASET", help="new dataset: s3://bucket/folder, file:///folder or path"
     )
-    add("--split", choices=("train", "val"), default="train", help="default: train")
+    add("--split", choices=("train", "val", "test"), default="train", help="default: train")
     add("--source", choices=("all", *raw.SOURCES), default="all", help="training lists to take")
     add("--classes", type=_between(1, 1 << 20), default=0, metavar="N", help="the first N only")
     add("--shard-mib", type=_between(1, 4096), default=96, metavar="MIB", help="default: 96")

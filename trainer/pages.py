@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from trainer.data.cache import DamagedSample, Reader
+from trainer.data.records import read_record
 from trainer.data.shards import Dataset
-from trainer.data.texts import read_record
 from trainer.storage import StorageError, open_store
 
 SIDE_PX = 160

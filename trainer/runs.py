@@ -44,11 +44,12 @@ class Source:
         return network
 
 
-def open_run(address: str, which: Which = "best") -> Source:
+def open_run(address: str, which: Which = "best", key: str = "") -> Source:
     """Reads a run's configuration and its best or newest checkpoint that is whole.
 
-    Raises ConfigError naming the address where there is no run, CheckpointError where it has kept
-    nothing, StorageError where the store fails.
+    key: takes the checkpoint of this manifest and no other. Raises ConfigError naming the address
+    where there is no run, CheckpointError where it has kept nothing, StorageError where the store
+    fails.
     """
     store = open_store(address)
     try:
@@ -59,14 +60,18 @@ def open_run(address: str, which: Which = "best") -> Source:
         ) from error
     # A fine-tuning's run says more than a training's; of the latter, that more stays empty.
     config = parse(FinetuneConfig, text, source=f"{address}/{RUN_KEY}", complete=False)
-    problems = []
+    problems: list[Exception] = []
     for manifest in ranked(store, which):
+        if key and manifest.key != key:
+            continue
         try:
             state = read_state(store, manifest)
         except (CorruptCheckpoint, StorageError) as error:
             problems.append(error)
             continue
         return source_of(address, config, manifest, state)
+    if not problems:
+        raise CheckpointError(f"{address} no longer has the checkpoint {key}")
     raise problems[0]
 
 

@@ -17,6 +17,7 @@ import json
 import logging
 import os
 import signal
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -25,13 +26,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from trainer.config import RUN_INDEX, RUN_INDEXES, SUMMARY_KEY, ConfigError, TextfilterConfig
+from trainer.config import SUMMARY_KEY, TextfilterConfig
 from trainer.data.cache import cache_folder
 from trainer.data.selection import load_probabilities
 from trainer.data.shards import Dataset, open_dataset
 from trainer.entry import run_entry
 from trainer.exits import TERMINATED
 from trainer.learn.features import features_of
+from trainer.pieces import Pieces, Span, keep_array, share, spans
 from trainer.runs import Source, open_named
 from trainer.storage import open_store
 from trainer.text import parts
@@ -40,7 +42,6 @@ from trainer.text.encoder import Encoder, open_encoder
 from trainer.text.graph import Gathered
 from trainer.text.judge import Evidence, Verdict, by_source, judge
 from trainer.text.measure import MEASURES, Space, margins, measure, space_of
-from trainer.text.pieces import Pieces, Span, keep_array, spans
 from trainer.text.select import loss_weights, sampling_weights, select
 
 logger = logging.getLogger(__name__)
@@ -58,8 +59,8 @@ class Work:
     dataset: Dataset
     cache_dir: Path
     device: torch.device
-    every: list[Span]
-    mine: list[Span]
+    every: Sequence[Span]
+    mine: Sequence[Span]
     noise: NDArray[np.float32] | None
     """A network's probabilities of the labels, by id."""
 
@@ -73,8 +74,7 @@ def textfilter(config: TextfilterConfig) -> None:
     dataset = open_dataset(config.data, cache_dir)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     every = spans(dataset)
-    index, count = _place()
-    mine = every[index * len(every) // count : (index + 1) * len(every) // count]
+    mine = share(every)
     # What is needed last is read first: it fails before hours of encoding.
     noise = load_probabilities(config.judge.noise, dataset.num_samples)
     known = meanings(dataset.classes, dataset.num_classes, config.classes)
@@ -92,19 +92,6 @@ def textfilter(config: TextfilterConfig) -> None:
         logger.info("%d pieces of others are missing; the last of them judges", len(left))
         return
     finish(work, encoder, known, texts, pictures)
-
-
-def _place() -> tuple[int, int]:
-    """This process's index and how many there are."""
-    index, count = (
-        os.environ.get(name, default) for name, default in ((RUN_INDEX, "0"), (RUN_INDEXES, "1"))
-    )
-    if not (index.isdecimal() and count.isdecimal() and int(index) < int(count)):
-        raise ConfigError(
-            f"{RUN_INDEX} is {index!r} and {RUN_INDEXES} {count!r}; the first must be a number"
-            " below the second"
-        )
-    return int(index), int(count)
 
 
 def _fill(pieces: Pieces, work: Work, encoder: Encoder) -> None:

@@ -103,8 +103,7 @@ def evaluate(
     check_sizes(image_size)
     if out:
         check_picture(out)
-    if output is Output.name:
-        raise UsageError("-o name is for jobs; give table, json or yaml")
+    check_document(output)
     addresses = [(_name(run), run_address(place, context.obj, run)) for run in runs]
     found = [measure(name, address, image_size, split, which.value) for name, address in addresses]
     if output in (Output.json, Output.yaml):
@@ -161,12 +160,17 @@ def check_page(out: str, output: Output) -> None:
     """Raises UsageError for what a verb that writes a page cannot mean."""
     if not out.endswith(".html"):
         raise UsageError(f"--out {out!r} must end in .html")
+    check_document(output)
+
+
+def check_document(output: Output) -> None:
+    """Raises UsageError for an output that only lists of jobs have."""
     if output is Output.name:
         raise UsageError("-o name is for jobs; give table, json or yaml")
 
 
 def written(verb: str, module: str, options: Sequence[str]) -> dict[str, Any]:
-    """What the trainer's program that writes a page says of it."""
+    """What one of the trainer's programs says of what it has done."""
     import json
 
     from launcher.programs import run_program

@@ -5,32 +5,19 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 import typer
-from typer.core import TyperGroup
 
 from launcher.cli import options as opt
 from launcher.cli.asked import asking_indexed
+from launcher.cli.groups import RUN, RunsByDefault
 from launcher.cli.manners import DryRun, Output
 from launcher.cli.places import KubeContext, Place, placed
 from launcher.cli.results import check_page, run_address, show_page, written
 from launcher.cli.submit import DryRunOption, Sending, Wait, check_sending, send_indexed
 from launcher.request import IndexedRequest
 
-RUN = "run"
-
-
-class _RunsByDefault(TyperGroup):
-    """`launcher textfilter --data ...` means `launcher textfilter run --data ...`."""
-
-    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        helped = bool(args) and args[0] in ctx.help_option_names
-        if args and not helped and args[0] not in self.commands:
-            args = [RUN, *args]
-        return super().parse_args(ctx, args)
-
-
 app = typer.Typer(
     name="textfilter",
-    cls=_RunsByDefault,
+    cls=RunsByDefault,
     help="Judge labels by titles, descriptions and tags. Without a command it runs: launcher "
     "textfilter --local --data shards/train --model ngrams",
     no_args_is_help=True,

@@ -14,10 +14,10 @@ from tests.benchmarks.bench_textfilter import peak_bytes
 from trainer import textfilter
 from trainer.config import ClassesConfig, EncoderConfig, TextfilterConfig
 from trainer.data.shards import INDEX, Dataset, Shard
+from trainer.pieces import spans
 from trainer.text import parts
 from trainer.text.classes import Meaning, Meanings
 from trainer.text.ngrams import Ngrams
-from trainer.text.pieces import spans
 
 SIZES = (500_000, 1_500_000)
 DIM, NUM_CLASSES, BACKGROUND = 384, 5000, 256

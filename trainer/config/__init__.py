@@ -4,6 +4,14 @@ Shared with the launcher, so it imports neither torch nor anything that does.
 """
 
 from trainer.config.augment import AugmentConfig
+from trainer.config.ensemble import (
+    CROPS,
+    SUBMISSION_FILE,
+    SUBMISSION_LABELS,
+    EnsembleConfig,
+    check_ensemble,
+    crops_of,
+)
 from trainer.config.fields import section, setting
 from trainer.config.finetune import FinetuneConfig, StartConfig
 from trainer.config.loading import (
@@ -55,11 +63,14 @@ from trainer.config.textfilter import (
 from trainer.config.update import OptimConfig, UpdateConfig
 
 __all__ = [
+    "CROPS",
     "NGRAMS",
     "RUN_CONFIG",
     "RUN_INDEX",
     "RUN_INDEXES",
     "RUN_KEY",
+    "SUBMISSION_FILE",
+    "SUBMISSION_LABELS",
     "SUMMARY_KEY",
     "AugmentConfig",
     "BalanceConfig",
@@ -70,6 +81,7 @@ __all__ = [
     "DataConfig",
     "ElrConfig",
     "EncoderConfig",
+    "EnsembleConfig",
     "EvaluateConfig",
     "FinetuneConfig",
     "FocalConfig",
@@ -91,6 +103,8 @@ __all__ = [
     "UpdateConfig",
     "WorldConfig",
     "allowed",
+    "check_ensemble",
+    "crops_of",
     "describe",
     "dump",
     "lane_balance",

@@ -93,6 +93,7 @@ def parse(
             raise ConfigError(
                 f"{spec.name} in {source} is {value!r}, but it must hold keys and values"
             )
+    tree = _worded(kind, tree)
     schema = OmegaConf.structured(kind)
     try:
         merged = OmegaConf.merge(schema, OmegaConf.create(tree))
@@ -103,7 +104,8 @@ def parse(
         if not separator or not key:
             raise ConfigError(f"override {override!r} must look like key.name=value")
         try:
-            merged = OmegaConf.merge(merged, OmegaConf.from_dotlist([override]))
+            given = OmegaConf.to_container(OmegaConf.from_dotlist([override]))
+            merged = OmegaConf.merge(merged, OmegaConf.create(_worded(kind, given)))
         except (OmegaConfBaseException, yaml.YAMLError) as error:
             raise _explain(error, f"override {override!r}") from error
     try:
@@ -117,11 +119,31 @@ def parse(
             given = next((f"override {o!r}" for o in overrides if o.startswith(f"{key}=")), source)
             raise ConfigError(f"{key} in {given} is {value!r}, but {problem}")
     for key, spec, value in walk(config):
-        if complete and spec.metadata.get("required") and value == "":
+        if complete and spec.metadata.get("required") and value in ("", ()):
             raise ConfigError(
                 f"{key} in {source} is empty, but it must be given: {spec.metadata['doc']}"
             )
     return config
+
+
+def _worded(kind: Any, tree: Any) -> Any:
+    """The tree with YAML's `on` and `off`, which it takes for true and false, as the words again.
+
+    Only where a field allows these words.
+    """
+    if not isinstance(tree, dict):
+        return tree
+    hints = typing.get_type_hints(kind)
+    found = {}
+    for key, value in tree.items():
+        hint = hints.get(key)
+        if is_dataclass(hint):
+            value = _worded(hint, value)
+        elif isinstance(value, bool) and typing.get_origin(hint) is Literal:
+            word = "on" if value else "off"
+            value = word if word in typing.get_args(hint) else value
+        found[key] = value
+    return found
 
 
 def _culprit(schema: Any, tree: Any, prefix: str = "") -> str:

@@ -83,15 +83,18 @@ def evaluation_view(image: Tensor, config: InputConfig, size: int) -> Tensor:
 
     image: (3, H, W) uint8. Returns (3, size, size) uint8.
     """
-    short = round(size / config.crop_ratio)
-    height, width = image.shape[-2:]
-    if height < width:
-        resized = resize(image, short, int(short * width / height))
-    else:
-        resized = resize(image, int(short * height / width), short)
+    resized = resize_short(image, round(size / config.crop_ratio))
     top = round((resized.shape[-2] - size) / 2)
     left = round((resized.shape[-1] - size) / 2)
     return resized[:, top : top + size, left : left + size]
+
+
+def resize_short(image: Tensor, short: int) -> Tensor:
+    """The picture with its shorter side at `short` px, its proportions kept."""
+    height, width = image.shape[-2:]
+    if height < width:
+        return resize(image, short, int(short * width / height))
+    return resize(image, int(short * height / width), short)
 
 
 def resize(image: Tensor, height: int, width: int) -> Tensor:

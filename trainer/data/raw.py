@@ -8,6 +8,7 @@
     its classes    info/queries_synsets_map.txt        the same, mostly counting classes from 0
 
 and in both info/{train_filelist,train_meta_list}_<source>.txt, val_filelist.txt, synsets.txt.
+The test list names images alone: info/test_filelist.txt, of the folder test_images_resized.
 Labels count from 0, queries and rows of the texts from 1; the base of queries_synsets_map.txt is
 found by comparing with the lists. The labels of the lists are the truth.
 """
@@ -24,10 +25,11 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-Split = Literal["train", "val"]
+Split = Literal["train", "val", "test"]
 Source = Literal["all", "google", "flickr"]
 SOURCES: tuple[Source, ...] = ("google", "flickr")
-VAL_FOLDERS = {"val_images_256": "1.0", "val_images_resized": "2.0", "val_images": "2.0"}
+FOLDERS = {"{}_images_256": "1.0", "{}_images_resized": "2.0", "{}_images": "2.0"}
+"""Of the images that are checked or tested on, and the layout that has them there."""
 UNKNOWN_ROW = -1
 """Where no list tells a sample's row."""
 _NUMBER = re.compile("[0-9]{1,9}")  # what is read goes into arrays of 32 and 64 bits
@@ -42,12 +44,13 @@ class Part:
     """The samples of one file list, whether or not their images are there and good."""
 
     source: str
-    """google, flickr, all or val."""
+    """google, flickr, all, val or test."""
     layout: str
     """1.0 or 2.0."""
     names: list[str]
     """Image paths below the raw folder, as the list has them."""
     labels: NDArray[np.uint32]
+    """Zeros for the test list, which tells none."""
     metas: list[str]
     """Metadata file of each sample, below the raw folder; empty: it has no texts."""
     rows: NDArray[np.int64]
@@ -67,7 +70,8 @@ def read_lists(
 ) -> tuple[list[Part], tuple[str, ...]]:
     """The samples of a split by file list, and the classes' lines of synsets.txt.
 
-    num_classes: keeps the first so many classes only; 0 keeps all. Raises RawError.
+    num_classes: keeps the first so many classes only, of a test list all images; 0 keeps all.
+    Raises RawError.
     """
     if not (folder / "info").is_dir():
         raise RawError(
@@ -79,7 +83,13 @@ def read_lists(
             f"--classes is {num_classes}, but {folder}/info/synsets.txt has {len(classes)}"
         )
     if split == "val":
-        parts = [_val_part(folder, len(classes))]
+        names, labels = _file_list(_list_of(folder, "val"), len(classes))
+        parts = [_part_of(folder, "val", names, labels)]
+    elif split == "test":
+        names = _names(_list_of(folder, "test"))
+        return [_part_of(folder, "test", names, np.zeros(len(names), np.uint32))], (
+            classes[:num_classes] if num_classes else classes
+        )
     else:
         parts = [_train_part(folder, name, len(classes)) for name in _lists(folder, source)]
     if num_classes:
@@ -140,17 +150,35 @@ def _train_part(folder: Path, source: str, num_classes: int) -> Part:
     return Part(source, layout, names, labels, metas, rows)
 
 
-def _val_part(folder: Path, num_classes: int) -> Part:
-    path = folder / "info/val_filelist.txt"
-    if not path.exists() and (folder / "val_filelist.txt").exists():
-        path = folder / "val_filelist.txt"  # where 2.0's download puts it
-    names, labels = _file_list(path, num_classes)
-    images = next((name for name in VAL_FOLDERS if (folder / name).is_dir()), None)
+def _list_of(folder: Path, split: str) -> Path:
+    """The list of validation or test; 2.0's download puts it above info/."""
+    path, above = folder / f"info/{split}_filelist.txt", folder / f"{split}_filelist.txt"
+    return above if above.exists() and not path.exists() else path
+
+
+def _part_of(folder: Path, split: str, names: list[str], labels: NDArray[np.uint32]) -> Part:
+    """The images of a list that names them below their folder."""
+    folders = {name.format(split): layout for name, layout in FOLDERS.items()}
+    images = next((name for name in folders if (folder / name).is_dir()), None)
     if images is None:
-        raise RawError(f"{folder} has no validation images: none of {', '.join(VAL_FOLDERS)}")
+        words = "validation" if split == "val" else split
+        raise RawError(f"{folder} has no {words} images: none of {', '.join(folders)}")
     names = [f"{images}/{name}" for name in names]
-    no_metas = [""] * len(names)
-    return Part("val", VAL_FOLDERS[images], names, labels, no_metas, _unknown(len(names)))
+    return Part(split, folders[images], names, labels, [""] * len(names), _unknown(len(names)))
+
+
+def _names(path: Path) -> list[str]:
+    """The images of a test list, in its order, which is a submission's."""
+    names: dict[str, int] = {}
+    for number, line in _lines(path):
+        if not _inside(line) or len(line.split()) != 1:
+            raise RawError(f"{path} line {number} is {line[:80]!r}, but it must be an image's path")
+        if line in names:
+            raise RawError(f"{path} line {number} is {line[:80]!r}, as line {names[line]} is")
+        names[line] = number
+    if not names:
+        raise RawError(f"{path} is empty; it must name at least one image")
+    return list(names)
 
 
 def _unknown(count: int) -> NDArray[np.int64]:

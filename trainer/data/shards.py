@@ -35,7 +35,7 @@ INDEX = np.dtype(
         ("shard", "<u4"),
         ("offset", "<u8"),  # of the image's first byte in the shard
         ("length", "<u4"),  # bytes
-        ("label", "<u4"),  # the truth; the shard's .cls is for other tools
+        ("label", "<u4"),  # the truth; the shard's .cls is for other tools; 0 where unlabelled
         ("crc32", "<u4"),  # of the image's bytes
     ]
 )
@@ -78,6 +78,8 @@ class Dataset:
     """Synset lines such as `n01440764 tench, Tinca tinca`; empty if the packer knew none."""
     shards: tuple[Shard, ...]
     index_path: Path
+    labelled: bool = True
+    """False: packed from a test list; its labels are zeros."""
 
     def index(self) -> NDArray[Any]:
         """The rows of INDEX by sample id, mapped read-only. Not to be pickled: that copies it."""
@@ -85,10 +87,11 @@ class Dataset:
         return mapped
 
 
-def open_dataset(address: str, cache_dir: Path) -> Dataset:
+def open_dataset(address: str, cache_dir: Path, *, labelled: bool = True) -> Dataset:
     """The dataset of an address, its manifest and index checked.
 
     A folder's index is used in place; a bucket's is fetched once a node into `cache_dir`.
+    labelled: one without labels, packed from a test list, is refused.
     Raises DatasetError, or StorageError where the store cannot be asked.
     """
     store = open_store(address)
@@ -105,6 +108,12 @@ def open_dataset(address: str, cache_dir: Path) -> Dataset:
         raise DatasetError(
             f"format in {where} is {_short(fields.of['format'])}; allowed is {FORMAT!r}"
         )
+    has_labels = bool(fields.of.get("labelled", True))
+    if labelled and not has_labels:
+        raise DatasetError(
+            f"{store.address} was packed from a test list, which tells no labels; give a dataset"
+            " that was packed with --split train or val"
+        )
     shards = tuple(_shard(fields.entry(i)) for i in range(len(fields.take("shards", list))))
     num_samples = fields.count("num_samples")
     if sum(shard.num_samples for shard in shards) != num_samples:
@@ -120,7 +129,9 @@ def open_dataset(address: str, cache_dir: Path) -> Dataset:
         )
     index_path = _index(store, fields.inner("index").object(), cache_dir)
     sha256 = hashlib.sha256(content).hexdigest()
-    dataset = Dataset(store.address, sha256, num_samples, num_classes, classes, shards, index_path)
+    dataset = Dataset(
+        store.address, sha256, num_samples, num_classes, classes, shards, index_path, has_labels
+    )
     _check_index(dataset, f"{store.address}/{fields.of['index']['key']}")
     _check_local_shards(store, shards)
     return dataset

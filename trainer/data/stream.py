@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -27,6 +27,9 @@ from trainer.data.decode import GREY, DamagedImage, decode
 from trainer.data.shards import Dataset as Shards
 
 logger = logging.getLogger(__name__)
+
+Made = TypeVar("Made")
+"""What loader processes make of an item of a plan."""
 
 
 @dataclass(frozen=True)
@@ -258,6 +261,17 @@ def batches(
     """Decoded batches in the plan's order.
 
     weights: loss weight by sample id, kept here so that loader processes need no copy.
+    """
+    for batch in loaded(decoded, plan, data, pin=pin):
+        if weights is not None and batch.part.ids:
+            batch.weights.mul_(torch.from_numpy(weights[list(batch.part.ids)]))
+        yield batch
+
+
+def loaded(
+    made: Dataset[Made], plan: Sampler[Any], data: DataConfig, *, pin: bool
+) -> Iterator[Made]:
+    """What is made of each of the plan's items, in its order, by loader processes if there are any.
 
     Loader processes start by forkserver: an S3 client inherited over fork shares its socket with
     the parent and mixes up their bytes. SIGTERM is blocked in them, since torchrun sends it to the
@@ -269,7 +283,7 @@ def batches(
         context.set_forkserver_preload([__name__])
         options = {"multiprocessing_context": context, "prefetch_factor": data.prefetch}
     loader = DataLoader(
-        decoded,
+        made,
         batch_size=None,
         sampler=plan,
         num_workers=data.loader_processes,
@@ -281,10 +295,7 @@ def batches(
         iterator = iter(loader)
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
-    for batch in iterator:
-        if weights is not None and batch.part.ids:
-            batch.weights.mul_(torch.from_numpy(weights[list(batch.part.ids)]))
-        yield batch
+    yield from iterator
 
 
 def evaluation_batches(

@@ -78,15 +78,6 @@ def _by_file(metas: list[str]) -> Iterator[tuple[str, list[int]]]:
     yield from groups.items()
 
 
-def read_record(line: bytes) -> dict[str, Any]:
-    """A line of a shard's texts; {} where it is no object."""
-    try:
-        found = json.loads(line.decode("utf-8", "replace"))
-    except (ValueError, RecursionError):
-        return {}
-    return found if isinstance(found, dict) else {}
-
-
 def _record(name: str, query: str, entry: dict[str, Any]) -> bytes:
     record = {
         "name": name,

@@ -88,8 +88,12 @@ class Writer:
         self._store.upload(key, chunks, size)
         return {"key": key, "size": size, "sha256": digest.hexdigest()}
 
-    def commit(self, classes: tuple[str, ...], source: dict[str, Any]) -> str:
+    def commit(
+        self, classes: tuple[str, ...], source: dict[str, Any], *, labelled: bool = True
+    ) -> str:
         """Ends the last shard and writes index and manifest; gives the dataset's SHA-256.
+
+        labelled: whether the labels are what somebody said, and not zeros.
 
         Raises Exists if another packer's manifest is there already.
         """
@@ -104,6 +108,7 @@ class Writer:
             "num_samples": self.num_samples,
             "num_classes": len(classes),
             "classes": classes,
+            **({} if labelled else {"labelled": False}),
             "source": source,
             "index": self._put("index.npy", [content], len(content)),
             "shards": self._shards,

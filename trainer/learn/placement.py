@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
+from importlib.util import find_spec
+
 import torch
 from torch import nn
 
@@ -22,3 +25,10 @@ def has_bf16(device: torch.device) -> bool:
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device) >= (8, 0)
     return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+
+
+def has_compiler(device: torch.device) -> bool:
+    """Whether torch.compile has what it needs: a C++ compiler on CPUs, Triton on GPUs."""
+    if device.type == "cuda":
+        return find_spec("triton") is not None
+    return any(shutil.which(name) for name in ("g++", "clang++", "c++"))

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from trainer.config import ConfigError, EncoderConfig
-from trainer.learn.placement import has_bf16
+from trainer.learn.placement import has_bf16, has_compiler
 
 COMPILE_LEAST = 20_000
 """Texts from which compiling pays: it takes about a minute."""
@@ -99,15 +98,6 @@ def batches(lengths: Sequence[int], budget: int) -> Iterator[NDArray[np.int64]]:
         if i == len(order) or (i + 1 - start) * sizes[i] > budget:
             yield order[start:i]
             start = i
-
-
-def has_compiler(device: torch.device) -> bool:
-    """Whether torch.compile has what it needs: a C++ compiler on CPUs, Triton on GPUs."""
-    if device.type == "cuda":
-        from importlib.util import find_spec
-
-        return find_spec("triton") is not None
-    return any(shutil.which(name) for name in ("g++", "clang++", "c++"))
 
 
 def load(folder: Path, config: EncoderConfig, device: torch.device, num_texts: int) -> Bert:

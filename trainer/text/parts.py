@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import time
 from dataclasses import asdict
@@ -12,11 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trainer.config import TextConfig
-from trainer.data.shards import Dataset, DatasetError
-from trainer.data.texts import read_record
-from trainer.storage import open_store
+from trainer.data.records import texts_of_shard
+from trainer.data.shards import Dataset
+from trainer.pieces import Pieces, Span
 from trainer.text.encoder import Encoder, encode_once
-from trainer.text.pieces import Pieces, Span
 from trainer.text.prepare import prepare
 
 logger = logging.getLogger(__name__)
@@ -58,26 +56,6 @@ def encode_span(
         "texts from %d: %d, %d different, %.0f a second", span.first, len(records), different, rate
     )
     return {"vectors": vectors, "facts": facts}
-
-
-def texts_of_shard(dataset: Dataset, number: int) -> list[dict[str, Any]]:
-    """The texts of a shard's samples in the order of their ids; {} for a line that is no object.
-
-    Raises DatasetError where the dataset has none, or others than it says.
-    """
-    shard = dataset.shards[number]
-    where = f"{dataset.address}/{shard.key}"
-    if shard.texts is None:
-        raise DatasetError(f"the shard {where} has no texts; pack the dataset again with its texts")
-    content = open_store(dataset.address).get(shard.texts.key)
-    if hashlib.sha256(content).hexdigest() != shard.texts.sha256:
-        raise DatasetError(f"the texts {dataset.address}/{shard.texts.key} have another SHA-256")
-    lines = content.split(b"\n")[:-1]
-    if len(lines) != shard.num_samples:
-        raise DatasetError(
-            f"the texts of {where} are {len(lines)} lines, but it has {shard.num_samples} samples"
-        )
-    return [read_record(line) for line in lines]
 
 
 def _source(name: str) -> int:

@@ -58,6 +58,7 @@ def test_the_verbs_are_these() -> None:
         "budget reserve",
         "config view", "config get", "config set", "doctor", "controller", "plot", "completion",
         "version", "textfilter run", "textfilter report",
+        "ensemble run", "ensemble combine", "predict", "submission check",
     }  # fmt: skip
 
 

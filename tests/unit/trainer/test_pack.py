@@ -396,7 +396,7 @@ def test_leftovers_of_a_killed_packer_do_no_harm(raw: Path, out: Path) -> None:
         (["RAW/absent", "OUT"], "argument RAW: no such folder: RAW/absent"),
         ([f"RAW/{'a' * 300}", "OUT"], "argument RAW: no such folder: RAW/aaa"),
         (["s3://b/raw", "OUT"], "no such folder: s3://b/raw; raw data is read from a local folder"),
-        (["RAW", "OUT", "--split", "test"], "argument --split: invalid choice: 'test'"),
+        (["RAW", "OUT", "--split", "tests"], "argument --split: invalid choice: 'tests'"),
         (["RAW", "OUT", "--source", "bing"], "argument --source: invalid choice: 'bing'"),
         (["RAW", "OUT", "--classes", "0"], "'0' is not a whole number from 1 to 1048576"),
         (["RAW", "OUT", "--shard-mib", "1e3"], "'1e3' is not a whole number from 1 to 4096"),

@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -19,8 +20,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from trainer.config import RUN_INDEX, RUN_INDEXES, ConfigError
 from trainer.data.shards import Dataset, DatasetError
-from trainer.storage import NotFound, Store, open_store
+from trainer.storage import Exists, NotFound, Store, open_store
 from trainer.storage.interface import PART_BYTES
 
 FORMAT = "pieces/1"
@@ -33,28 +35,75 @@ Arrays = Mapping[str, NDArray[Any]]
 
 @dataclass(frozen=True)
 class Span:
-    """The samples of one piece: neighbouring shards, the same in every run whatever its size."""
+    """The samples of one piece: neighbours, the same in every run whatever its size."""
 
     number: int
-    shards: range
     first: int
     """The first id."""
     rows: int
+    shards: range = range(0)
+    """Those that it is made of, if it is of whole ones."""
 
     @property
     def ids(self) -> slice:
         return slice(self.first, self.first + self.rows)
 
 
+def spans_of(num_samples: int, rows: int) -> list[Span]:
+    """So many samples in pieces of so many rows, but for the last."""
+    firsts = range(0, num_samples, rows)
+    return [Span(i, first, min(rows, num_samples - first)) for i, first in enumerate(firsts)]
+
+
 def spans(dataset: Dataset) -> list[Span]:
-    """The dataset in pieces."""
+    """The dataset in pieces of whole shards."""
     found: list[Span] = []
     start, first, rows = 0, 0, 0
     for number, shard in enumerate(dataset.shards):
         rows += shard.num_samples
         if rows >= PIECE_SAMPLES or number == len(dataset.shards) - 1:
-            found.append(Span(len(found), range(start, number + 1), first, rows))
+            found.append(Span(len(found), first, rows, range(start, number + 1)))
             start, first, rows = number + 1, first + rows, 0
+    return found
+
+
+def share(every: Sequence[Span]) -> Sequence[Span]:
+    """Those of this process: of RUN_INDEXES processes it is the one of its RUN_INDEX."""
+    index, count = _place()
+    return every[index * len(every) // count : (index + 1) * len(every) // count]
+
+
+def _place() -> tuple[int, int]:
+    """This process's index and how many there are."""
+    index, count = (
+        os.environ.get(name, default) for name, default in ((RUN_INDEX, "0"), (RUN_INDEXES, "1"))
+    )
+    if not (index.isdecimal() and count.isdecimal() and int(index) < int(count)):
+        raise ConfigError(
+            f"{RUN_INDEX} is {index!r} and {RUN_INDEXES} {count!r}; the first must be a number"
+            " below the second"
+        )
+    return int(index), int(count)
+
+
+def agreed(store: Store, key: str, record: Mapping[str, Any]) -> dict[str, Any]:
+    """Writes a JSON object that several processes share, or gives what another has written."""
+    try:
+        store.create(key, (json.dumps(record, indent=1) + "\n").encode())
+    except Exists:
+        return recorded(store, key)
+    return dict(record)
+
+
+def recorded(store: Store, key: str) -> dict[str, Any]:
+    """A JSON object. Raises NotFound, DatasetError where it is none."""
+    content = store.get(key)
+    try:
+        found = json.loads(content)
+    except ValueError as error:
+        raise DatasetError(f"{store.address}/{key} is not JSON; remove it") from error
+    if not isinstance(found, dict):
+        raise DatasetError(f"{store.address}/{key} is not a JSON object; remove it")
     return found
 
 
@@ -93,10 +142,22 @@ class Pieces:
         self._store = open_store(out)
         self._prefix = f"{folder}/{hashlib.sha256(told.encode()).hexdigest()[:16]}"
 
+    @classmethod
+    def at(cls, out: str, prefix: str) -> Pieces:
+        """Those that another process has made, to be read."""
+        pieces = cls.__new__(cls)
+        pieces._store, pieces._prefix = open_store(out), prefix
+        return pieces
+
     def missing(self, spans: Sequence[Span]) -> list[Span]:
         """Which of these have not been made yet."""
         there = {entry.key for entry in self._store.list(f"{self._prefix}/")}
         return [span for span in spans if self._manifest(span.number) not in there]
+
+    @property
+    def prefix(self) -> str:
+        """Where they are, under the output."""
+        return self._prefix
 
     def keep(self, span: Span, arrays: Arrays) -> None:
         """Writes a piece; the same piece of another writer may be there already."""

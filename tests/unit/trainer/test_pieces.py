@@ -15,14 +15,15 @@ import pytest
 from tests.raws import write_dataset
 from tests.unit.trainer.shards import write_shards
 from trainer.config import TextConfig
+from trainer.data.records import texts_of_shard
 from trainer.data.shards import Dataset, DatasetError, Shard, open_dataset
 from trainer.data.write import Writer
+from trainer.pieces import PIECE_SAMPLES, Pieces, Span, spans
 from trainer.storage import open_store
 from trainer.text import parts
 from trainer.text.ngrams import Ngrams
-from trainer.text.pieces import PIECE_SAMPLES, Pieces, Span, spans
 
-SPAN, NEXT = Span(0, range(2), 0, 4), Span(1, range(2, 3), 4, 2)
+SPAN, NEXT = Span(0, 0, 4, range(2)), Span(1, 4, 2, range(2, 3))
 MADE_OF = [1, "dataset", {"tags": True}]
 
 
@@ -189,7 +190,7 @@ def test_the_texts_of_a_piece_stand_in_the_order_of_the_ids(dataset: Dataset) ->
     # The tests' titles are "picture 0", whose only word tells nothing.
     assert found["facts"].dtype == parts.FACTS
     assert found["facts"]["words"].tolist() == [0] * 20
-    records = parts.texts_of_shard(dataset, 1)
+    records = texts_of_shard(dataset, 1)
     first = dataset.shards[0].num_samples
     assert [record["id"] for record in records] == list(range(first, first + len(records)))
 
@@ -223,7 +224,7 @@ def test_a_line_that_is_no_object_has_no_texts(tmp_path: Path) -> None:
     lines = [b"[1]", b"{", b'{"title": "tench"}', b'{"title": "\xff"}', b"[" * 100_000]
     write_dataset(str(tmp_path / "data"), [b"x"] * len(lines), shard_bytes=1 << 20)
     made = open_dataset(str(tmp_path / "data"), tmp_path / "cache")
-    found = parts.texts_of_shard(with_texts(made, b"\n".join([*lines, b""])), 0)
+    found = texts_of_shard(with_texts(made, b"\n".join([*lines, b""])), 0)
     assert found == [{}, {}, {"title": "tench"}, {"title": "\ufffd"}, {}]
 
 
@@ -238,6 +239,6 @@ def test_texts_that_do_not_fit_are_refused(dataset: Dataset) -> None:
 
 def refused(dataset: Dataset, said: str) -> None:
     with pytest.raises(DatasetError) as caught:
-        parts.texts_of_shard(dataset, 0)
+        texts_of_shard(dataset, 0)
     assert said in str(caught.value)
     assert dataset.address in str(caught.value)

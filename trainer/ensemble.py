@@ -1,0 +1,103 @@
+"""Predictions of several runs' networks for all pictures of a dataset, over many crops.
+
+    python -m trainer.ensemble [run.yaml] [key=value ...]     or RUN_CONFIG, as in a pod
+
+Of RUN_INDEXES processes each answers for the parts of its JOB_COMPLETION_INDEX. A picture is
+decoded once for all networks. What is there is never computed again: a killed process goes on where
+it was, and another network in `runs` is the only one that is asked.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import logging
+import os
+import signal
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from trainer.config import ConfigError, EnsembleConfig, check_ensemble
+from trainer.data.cache import cache_folder
+from trainer.data.shards import Dataset, open_dataset
+from trainer.entry import run_entry
+from trainer.exits import TERMINATED
+from trainer.infer import predictions
+from trainer.infer.members import Member, manner_key, open_forward, open_members
+from trainer.infer.predictions import Asking, Task
+from trainer.infer.views import group_rows
+from trainer.pieces import Span, share, spans_of
+from trainer.storage import Store, open_store
+
+logger = logging.getLogger(__name__)
+
+
+def ensemble(config: EnsembleConfig) -> None:
+    """Makes this process's parts; tells of each network's predictions that are complete."""
+    # A container's first process would not hear it otherwise; what is kept is whole anyway.
+    signal.signal(signal.SIGTERM, lambda *_: os._exit(TERMINATED))
+    check_ensemble(config)
+    cache_dir = cache_folder(config.cache_dir)
+    dataset = open_dataset(config.data, cache_dir, labelled=False)
+    store = open_store(config.output)
+    members = open_members(store, config)
+    _check_classes(dataset, members)
+    every = spans_of(dataset.num_samples, config.part_samples)
+    tasks = predictions.tasks_of(config, dataset, members)
+    _answer(store, config, dataset, tasks, share(every), cache_dir)
+    done = [task for task in tasks if not task.pieces.missing(every)]
+    for task in done:
+        manner = manner_key(task.member, config, _device())
+        predictions.describe(store, task, dataset, manner, config.part_samples)
+    others = [task.title for task in tasks if task not in done]
+    if others:
+        logger.info("parts of others are missing: %s", ", ".join(others))
+    told = {"schemaVersion": 1, "complete": [task.title for task in done], "out": store.address}
+    print(json.dumps(told), flush=True)
+
+
+def _check_classes(dataset: Dataset, members: list[Member]) -> None:
+    classes = members[0].source.num_classes
+    if dataset.num_classes > classes:
+        raise ConfigError(
+            f"{dataset.address} has {dataset.num_classes} classes, but the runs have {classes};"
+            " give data of the runs' classes"
+        )
+
+
+def _device() -> torch.device:
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def _answer(
+    store: Store,
+    config: EnsembleConfig,
+    dataset: Dataset,
+    tasks: list[Task],
+    mine: Sequence[Span],
+    cache_dir: Path,
+) -> None:
+    """Makes what is missing of these parts."""
+    missing = {task.title: {span.number for span in task.pieces.missing(mine)} for task in tasks}
+    askings: list[Asking] = []
+    for _, group in itertools.groupby(tasks, lambda task: task.member.name):
+        wanted = [task for task in group if missing[task.title]]
+        if not wanted:
+            continue
+        side = wanted[0].crops.views[0].side_px
+        views = sum(len(missing[t.title]) * config.part_samples * t.crops.number for t in wanted)
+        network = open_forward(store, wanted[0].member, config, side, views, _device())
+        askings += [Asking(task, network) for task in wanted]
+    logger.info("%d parts are missing here", sum(map(len, missing.values())))
+    lacking = {
+        span.number: [each for each in askings if span.number in missing[each.task.title]]
+        for span in mine
+    }
+    rows = group_rows(max(kind.number for task in tasks for kind in task.crops.views))
+    predictions.fill(lacking, mine, dataset, rows, config, cache_dir)
+
+
+if __name__ == "__main__":
+    run_entry(EnsembleConfig, ensemble)

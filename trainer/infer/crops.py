@@ -1,0 +1,145 @@
+"""Which views of a picture a network is asked about: crop sets by name.
+
+A view is a square of the picture after a resize of its shorter side; each is also taken mirrored.
+Sides are shares of the network's input size S, so that at S = 224 they are the published ones:
+
+    1           centre, resized to S / crop_ratio: the evaluation's own
+    2           the same and its mirror image
+    10          four corners and the centre of the same resize, mirrored
+    144         shorter side 256, 288, 320, 352; left, middle and right square (of tall pictures
+                upper, middle, lower); of each four corners, centre and the whole square; mirrored.
+                Szegedy et al., arXiv:1409.4842
+    vgg         shorter side 256, 384, 512; a grid of 5 x 5; mirrored: 150 views.
+                Simonyan and Zisserman, arXiv:1409.1556
+    multiscale  centre at input sizes S, 8/7 S and 10/7 S, mirrored: the network sees more pixels
+    dense       the whole centre square of the resize at once, mirrored. Pooling averages over all
+                places; not the mean of crops, but nearly, at a quarter of the work
+
+Letters: V views that are not mirrored, s side of a view.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from trainer.data.augment import resize
+
+Cut = Literal["centre", "ten", "squares", "grid"]
+Resized = Callable[[int], Tensor]
+"""The picture, (3, H, W) uint8, with its shorter side at so many pixels."""
+GOOGLENET, VGG, SCALES = (256, 288, 320, 352), (256, 384, 512), (1.0, 8 / 7, 10 / 7)
+GRID = 5
+STEP_PX = 32
+"""Networks halve the picture five times: sides that this divides lose nothing at the edges."""
+
+
+@dataclass(frozen=True)
+class Views:
+    """Views of one side, from one or several resizes of the picture."""
+
+    cut: Cut
+    side_px: int
+    shorts_px: tuple[int, ...]
+
+    @property
+    def number(self) -> int:
+        """V"""
+        return (
+            len(self.shorts_px) * {"centre": 1, "ten": 5, "squares": 18, "grid": GRID**2}[self.cut]
+        )
+
+
+@dataclass(frozen=True)
+class CropSet:
+    """All views over which a network's answers are averaged."""
+
+    name: str
+    views: tuple[Views, ...]
+    mirrored: bool = True
+
+    @property
+    def number(self) -> int:
+        """Forward passes of one picture."""
+        return sum(views.number for views in self.views) * (2 if self.mirrored else 1)
+
+
+def crop_set(name: str, size_px: int, crop_ratio: float) -> CropSet:
+    """The crop set of a name for a network's input size and the ratio of its evaluation."""
+    short = round(size_px / crop_ratio)
+
+    def scaled(sides: tuple[int, ...]) -> tuple[int, ...]:
+        return tuple(round(size_px * side / 224) for side in sides)
+
+    if name in ("1", "2"):
+        return CropSet(name, (Views("centre", size_px, (short,)),), mirrored=name == "2")
+    if name == "10":
+        return CropSet(name, (Views("ten", size_px, (short,)),))
+    if name == "144":
+        return CropSet(name, (Views("squares", size_px, scaled(GOOGLENET)),))
+    if name == "vgg":
+        return CropSet(name, (Views("grid", size_px, scaled(VGG)),))
+    if name == "multiscale":
+        sides = [max(size_px, round(size_px * scale / STEP_PX) * STEP_PX) for scale in SCALES]
+        several = (
+            Views("centre", side, (round(side / crop_ratio),)) for side in dict.fromkeys(sides)
+        )
+        return CropSet(name, tuple(several))
+    assert name == "dense", name
+    return CropSet(name, (Views("centre", short, (short,)),))
+
+
+def cut(views: Views, resized: Resized) -> Tensor:
+    """(V, 3, s, s) uint8"""
+    return torch.stack([each for short in views.shorts_px for each in _cut(views, resized(short))])
+
+
+def _cut(views: Views, picture: Tensor) -> Iterator[Tensor]:
+    side = views.side_px
+    if views.cut == "centre":
+        yield _centre(picture, side)
+    elif views.cut == "ten":
+        yield from _ten(picture, side)
+    elif views.cut == "grid":
+        height, width = picture.shape[-2:]
+        for i in range(GRID):
+            for j in range(GRID):
+                yield _square(picture, side, _part(height - side, i), _part(width - side, j))
+    else:
+        for square in _squares(picture):
+            yield from _ten(square, side)
+            yield resize(square, side, side)
+
+
+def _part(room: int, place: int) -> int:
+    """Where the crop at this place of the grid begins."""
+    return round(room * place / (GRID - 1))
+
+
+def _squares(picture: Tensor) -> Iterator[Tensor]:
+    """The left, middle and right square, or the upper, middle and lower one."""
+    height, width = picture.shape[-2:]
+    short, room = min(height, width), abs(height - width)
+    for start in (0, round(room / 2), room):
+        yield _square(picture, short, *((start, 0) if height > width else (0, start)))
+
+
+def _ten(picture: Tensor, side: int) -> Iterator[Tensor]:
+    """Four corners and the centre: the half of ten that is not mirrored."""
+    bottom, right = picture.shape[-2] - side, picture.shape[-1] - side
+    for top, left in ((0, 0), (0, right), (bottom, 0), (bottom, right)):
+        yield _square(picture, side, top, left)
+    yield _centre(picture, side)
+
+
+def _centre(picture: Tensor, side: int) -> Tensor:
+    height, width = picture.shape[-2:]
+    return _square(picture, side, round((height - side) / 2), round((width - side) / 2))
+
+
+def _square(picture: Tensor, side: int, top: int, left: int) -> Tensor:
+    return picture[:, top : top + side, left : left + side]

@@ -1,0 +1,156 @@
+"""A network's answers about views, as fast as they can be had: layout, bf16, compiled and frozen.
+
+Letters: n views, s their side, K classes.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from itertools import product
+from types import MappingProxyType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from trainer.config import ConfigError, EnsembleConfig, InputConfig
+from trainer.learn.engine import autocast, normalise
+from trainer.learn.placement import has_bf16, has_compiler, placed
+
+logger = logging.getLogger(__name__)
+
+COMPILE_LEAST_S = 120.0
+"""Seconds of work from which compiling pays: it takes a quarter of a minute to a minute."""
+FIRST_BATCH = 16
+CPU_BATCHES = (8, 16, 32)
+"""More leave the cache: on CPUs a pass of 40 takes longer per view than one of 10."""
+GPU_BATCHES = (32, 64, 128, 256, 512)
+
+
+@dataclass(frozen=True)
+class Manner:
+    """How a network is asked. Numbers differ in their last digits from one manner to another."""
+
+    precision: str
+    layout: str
+    compiled: bool
+    batch: int
+    """Views of a forward pass."""
+
+
+class Forward:
+    """A network on its device, asked in one manner."""
+
+    def __init__(
+        self, network: nn.Module, input: InputConfig, manner: Manner, device: torch.device
+    ) -> None:
+        self.input, self.manner, self.device = input, manner, device
+        self.network = placed(network, device, manner.layout).eval()
+        self._run: Any = self.network
+        if manner.compiled:
+            # Frozen: weights are constants, so normalisations are folded into convolutions.
+            self._run = torch.compile(self.network, dynamic=False, options={"freezing": True})
+
+    @torch.no_grad()
+    def __call__(self, views: Tensor, *, mirrored: bool = False) -> Tensor:
+        """(n, K) float32 logits on the device. views: (n, 3, s, s) uint8."""
+        passes = torch.split(views, self.manner.batch)
+        return torch.cat([self._pass(each, mirrored) for each in passes])
+
+    def _pass(self, views: Tensor, mirrored: bool) -> Tensor:
+        rows = len(views)
+        if self.manner.compiled and rows < self.manner.batch:  # another shape is another compiling
+            views = torch.cat([views, views[-1:].expand(self.manner.batch - rows, -1, -1, -1)])
+        views = views.to(self.device, non_blocking=True)
+        if mirrored:
+            views = views.flip(-1)
+        pixels = normalise(views, self.input, self.device, self.manner.layout)
+        with autocast(self.manner.precision, self.device):
+            logits: Tensor = self._run(pixels)
+        return logits[:rows].float()
+
+
+def choose(
+    network: nn.Module,
+    input: InputConfig,
+    config: EnsembleConfig,
+    side_px: int,
+    num_views: int,
+    device: torch.device,
+) -> Manner:
+    """The fastest manner that the configuration allows, by timing. num_views: to be asked about."""
+    views = torch.randint(256, (FIRST_BATCH, 3, side_px, side_px), dtype=torch.uint8)
+    pairs = product(_precisions(config, device), _layouts(config))
+    candidates = [Manner(*pair, False, config.batch or FIRST_BATCH) for pair in pairs]
+    best, best_s = _fastest(network, input, candidates, views, device)
+    if not config.batch:
+        sizes = GPU_BATCHES if device.type == "cuda" else CPU_BATCHES
+        candidates = [replace(best, batch=size) for size in sizes]
+        best, best_s = _fastest(network, input, candidates, views, device)
+    if config.compile == "on":
+        if not has_compiler(device):
+            raise ConfigError(
+                "compile is on, but there is no compiler here (g++, or Triton on a GPU); install"
+                " one, or set compile to auto"
+            )
+        return replace(best, compiled=True)
+    if config.compile == "auto" and best_s * num_views >= COMPILE_LEAST_S and has_compiler(device):
+        compiled = replace(best, compiled=True)
+        best, _ = _fastest(network, input, [compiled], views, device, {best: best_s})
+    return best
+
+
+def _precisions(config: EnsembleConfig, device: torch.device) -> list[str]:
+    if config.precision != "auto":
+        return [config.precision]
+    return ["fp32", "bf16"] if has_bf16(device) else ["fp32"]
+
+
+def _layouts(config: EnsembleConfig) -> list[str]:
+    return [config.layout] if config.layout != "auto" else ["nchw", "nhwc"]
+
+
+def _fastest(
+    network: nn.Module,
+    input: InputConfig,
+    candidates: list[Manner],
+    views: Tensor,
+    device: torch.device,
+    known: Mapping[Manner, float] = MappingProxyType({}),
+) -> tuple[Manner, float]:
+    """The manner of the least time a view, and that time in seconds."""
+    times = dict(known)
+    for manner in candidates:
+        try:
+            times[manner] = seconds(Forward(network, input, manner, device), views)
+        except torch.cuda.OutOfMemoryError:
+            if not times:
+                raise
+            logger.info("%s: the device's memory is too small", _told(manner))
+            torch.cuda.empty_cache()
+            break
+    best = min(times, key=lambda manner: times[manner])
+    told = ", ".join(f"{_told(manner)} {1000 * s:.2f} ms" for manner, s in times.items())
+    logger.info("a view takes: %s", told)
+    return best, times[best]
+
+
+def seconds(forward: Forward, views: Tensor) -> float:
+    """Seconds a view: the faster of two passes, after one to warm up."""
+    batch = forward.manner.batch
+    views = views.repeat(-(-batch // len(views)), 1, 1, 1)[:batch]
+    best = float("inf")
+    for attempt in range(3):
+        began = time.perf_counter()
+        forward(views).sum().item()  # waits for the device
+        if attempt:
+            best = min(best, time.perf_counter() - began)
+    return best / batch
+
+
+def _told(manner: Manner) -> str:
+    words = f"{manner.precision} {manner.layout} by {manner.batch}"
+    return f"{words} compiled" if manner.compiled else words

@@ -1,0 +1,149 @@
+"""The networks of an ensemble: whose predictions stand in an output, and of which checkpoint.
+
+<output>/members/<name>/checkpoint.json    the first to predict writes it; the others keep to it
+<output>/members/<name>/manner-<key>.json  how the network is asked, likewise: numbers differ
+                                           in their last digits from one manner to another
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import logging
+from dataclasses import dataclass
+
+import torch
+
+from trainer.checkpoint import CheckpointError
+from trainer.config import ConfigError, EnsembleConfig
+from trainer.infer import forward
+from trainer.infer.forward import Forward, Manner
+from trainer.learn.placement import has_compiler
+from trainer.pieces import agreed, recorded
+from trainer.runs import Source, open_named, open_run
+from trainer.storage import NotFound, Store
+
+logger = logging.getLogger(__name__)
+
+FOLDER = "members"
+
+
+@dataclass(frozen=True)
+class Member:
+    """A network whose predictions are made."""
+
+    name: str
+    """Of its run; unique in an output."""
+    source: Source
+    checkpoint: str
+    """SHA-256 over the checkpoint's objects: another one gives other predictions."""
+
+    @property
+    def folder(self) -> str:
+        return f"{FOLDER}/{self.name}"
+
+    @property
+    def size_px(self) -> int:
+        return self.source.config.input.size_px
+
+
+def open_members(store: Store, config: EnsembleConfig) -> list[Member]:
+    """The members that a configuration names. Raises ConfigError, StorageError."""
+    members: list[Member] = []
+    for address in config.runs:
+        member = _open(store, address, config)
+        for other in members:
+            if other.name == member.name:
+                raise ConfigError(
+                    f"runs: {other.source.address} and {address} are both named {member.name};"
+                    " predictions are kept by name, so each needs one of its own"
+                )
+            if other.source.num_classes != member.source.num_classes:
+                raise ConfigError(
+                    f"runs: {other.source.address} has {other.source.num_classes} classes, but"
+                    f" {address} has {member.source.num_classes}; they must be of the same classes"
+                )
+        members.append(member)
+    return members
+
+
+def _open(store: Store, address: str, config: EnsembleConfig) -> Member:
+    """A run's member: of the checkpoint that its predictions in this output were begun with."""
+    source = open_named("runs", address, config.which)
+    name, which = source.config.name, config.which
+    ours = {
+        "run": source.address,
+        "which": which,
+        "update": source.manifest.update,
+        "manifest": source.manifest.key,
+        "sha256": checkpoint_sha256(source),
+    }
+    begun = agreed(store, f"{FOLDER}/{name}/checkpoint.json", ours)
+    where = f"{store.address}/{FOLDER}/{name}"
+    if begun.get("run") != source.address:
+        raise ConfigError(
+            f"{where} holds predictions of {begun.get('run')}, and {address} has the same name;"
+            " name another output"
+        )
+    if begun.get("sha256") != ours["sha256"]:
+        told = (
+            f"{where} was begun with the {begun.get('which')} checkpoint of {address} at update"
+            f" {begun.get('update')}, but its {which} one is now at update {ours['update']}"
+        )
+        if begun.get("which") != which:
+            raise ConfigError(f"{told}; name another output")
+        try:
+            source = open_run(address, which, str(begun.get("manifest")))
+        except CheckpointError as error:
+            raise ConfigError(f"{told}, and the other is gone; name another output") from error
+        if begun["sha256"] != checkpoint_sha256(source):
+            raise ConfigError(f"{told}; name another output")
+        logger.info("%s; going on with that of update %s", told, begun["update"])
+    return Member(name, source, begun["sha256"])
+
+
+def checkpoint_sha256(source: Source) -> str:
+    """Names a checkpoint by what is in it."""
+    whole = hashlib.sha256()
+    for each in source.manifest.objects:
+        whole.update(f"{each.sha256}\n".encode())
+    return whole.hexdigest()
+
+
+def asked(config: EnsembleConfig) -> list[object]:
+    """What a configuration says about how networks are asked."""
+    return [config.precision, config.layout, config.compile, config.batch]
+
+
+def manner_key(member: Member, config: EnsembleConfig, device: torch.device) -> str:
+    """Where it stands how the member's network is asked."""
+    told = json.dumps([member.checkpoint, device.type, *asked(config)])
+    return f"{member.folder}/manner-{hashlib.sha256(told.encode()).hexdigest()[:16]}.json"
+
+
+def open_forward(
+    store: Store,
+    member: Member,
+    config: EnsembleConfig,
+    side_px: int,
+    num_views: int,
+    device: torch.device,
+) -> Forward:
+    """The member's network, asked as in all of this output.
+
+    side_px, num_views: of the views that it will be asked about here.
+    """
+    key = manner_key(member, config, device)
+    network, input = member.source.network(), member.source.config.input
+    try:
+        record = recorded(store, key)
+    except NotFound:
+        found = forward.choose(network, input, config, side_px, num_views, device)
+        record = agreed(store, key, dataclasses.asdict(found))
+    manner = Manner(**record)
+    logger.info("%s is asked with %s", member.name, record)
+    if manner.compiled and not has_compiler(device):
+        logger.warning("%s: no compiler here, so last digits may differ", member.name)
+        manner = dataclasses.replace(manner, compiled=False)
+    return Forward(network, input, manner, device)
