@@ -84,8 +84,13 @@ class Tree:
         digits = 4 if self.layout == "1.0" else 5
         return f"{sample.source}/q{sample.query:0{digits}d}.json"
 
-    def write(self, members: list[Sample], val: Sequence[tuple[int, bytes]] = ()) -> Tree:
-        """val: label and image file of each validation image."""
+    def write(
+        self,
+        members: list[Sample],
+        val: Sequence[tuple[int, bytes]] = (),
+        test: Sequence[bytes | None] = (),
+    ) -> Tree:
+        """val: label and image file of each validation image. test: files of the test list's."""
         info = self.root / "info"
         info.mkdir(parents=True)
         texts: dict[str, list[dict[str, Any]]] = {}
@@ -118,7 +123,18 @@ class Tree:
             (images / f"val{number:06d}.jpg").write_bytes(data)
         entries = [f"val{number:06d}.jpg {label}" for number, (label, _) in enumerate(val, 1)]
         _lines(info / "val_filelist.txt", entries)
+        if test:
+            self._write_test(test)
         return self
+
+    def _write_test(self, test: Sequence[bytes | None]) -> None:
+        images = self.root / ("test_images_256" if self.layout == "1.0" else "test_images_resized")
+        images.mkdir()
+        names = [f"test{number:06d}.jpg" for number in range(1, len(test) + 1)]
+        for name, data in zip(names, test, strict=True):
+            if data is not None:
+                (images / name).write_bytes(data)
+        _lines(self.root / "info/test_filelist.txt", names)
 
     def _write_queries(self, members: list[Sample]) -> None:
         info = self.root / "info"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import random
 import shutil
 import signal
 import socket
@@ -214,6 +215,7 @@ class Proxy:
 
     drop answer: the server does the work, and the connection closes in place of its answer.
     cut: the connection closes after `after_bytes` of an answer. refuse: at once.
+    Beside them a share of all answers may be dropped for good.
     """
 
     def __init__(self, port: int) -> None:
@@ -223,6 +225,7 @@ class Proxy:
         self._fault: Fault | None = None
         self._times = 0
         self._after_bytes = 0
+        self._share, self._draw = 0.0, random.Random(0)
         self.struck = 0
         """Faults so far."""
         threading.Thread(target=self._accept, daemon=True).start()
@@ -236,8 +239,20 @@ class Proxy:
         with self._lock:
             self._fault, self._times, self._after_bytes = fault, times, after_bytes
 
+    def drop_share(self, share: float) -> None:
+        """From now on so many of all answers are dropped, 0 to 1."""
+        with self._lock:
+            self._share = share
+
     def close(self) -> None:
         self._listener.close()
+
+    def _drops(self, answer: bytes) -> bool:
+        """Whether this answer, whose first bytes these are, is one of the share."""
+        with self._lock:
+            is_one = answer.startswith(b"HTTP/") and self._draw.random() < self._share
+            self.struck += is_one
+            return is_one
 
     def _strikes(self, fault: Fault) -> bool:
         with self._lock:
@@ -271,7 +286,7 @@ class Proxy:
                 if data.startswith(b"HTTP/1.1 100 "):
                     client.sendall(data)  # only asks for the rest of the request
                     continue
-                if self._strikes("drop answer"):
+                if self._strikes("drop answer") or self._drops(data):
                     break
                 left = self._after_bytes - passed
                 if len(data) > left and self._strikes("cut"):

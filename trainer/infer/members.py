@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 import torch
 
-from trainer.checkpoint import CheckpointError
+from trainer.checkpoint import CheckpointError, Which
 from trainer.config import ConfigError, EnsembleConfig
 from trainer.infer import forward
 from trainer.infer.forward import Forward, Manner
@@ -50,30 +50,29 @@ class Member:
 
 def open_members(store: Store, config: EnsembleConfig) -> list[Member]:
     """The members that a configuration names. Raises ConfigError, StorageError."""
-    members: list[Member] = []
+    sources: list[Source] = []
     for address in config.runs:
-        member = _open(store, address, config)
-        for other in members:
-            if other.name == member.name:
+        source = open_named("runs", address, config.which)
+        for other in sources:
+            if other.config.name == source.config.name:
                 raise ConfigError(
-                    f"runs: {other.source.address} and {address} are both named {member.name};"
+                    f"runs: {other.address} and {address} are both named {source.config.name};"
                     " predictions are kept by name, so each needs one of its own"
                 )
-            if other.source.num_classes != member.source.num_classes:
+            if other.num_classes != source.num_classes:
                 raise ConfigError(
-                    f"runs: {other.source.address} has {other.source.num_classes} classes, but"
-                    f" {address} has {member.source.num_classes}; they must be of the same classes"
+                    f"runs: {other.address} has {other.num_classes} classes, but {address} has"
+                    f" {source.num_classes}; they must be of the same classes"
                 )
-        members.append(member)
-    return members
+        sources.append(source)
+    return [_begun(store, source, config.which) for source in sources]
 
 
-def _open(store: Store, address: str, config: EnsembleConfig) -> Member:
+def _begun(store: Store, source: Source, which: Which) -> Member:
     """A run's member: of the checkpoint that its predictions in this output were begun with."""
-    source = open_named("runs", address, config.which)
-    name, which = source.config.name, config.which
+    name, address = source.config.name, source.address
     ours = {
-        "run": source.address,
+        "run": address,
         "which": which,
         "update": source.manifest.update,
         "manifest": source.manifest.key,
@@ -81,7 +80,7 @@ def _open(store: Store, address: str, config: EnsembleConfig) -> Member:
     }
     begun = agreed(store, f"{FOLDER}/{name}/checkpoint.json", ours)
     where = f"{store.address}/{FOLDER}/{name}"
-    if begun.get("run") != source.address:
+    if begun.get("run") != address:
         raise ConfigError(
             f"{where} holds predictions of {begun.get('run')}, and {address} has the same name;"
             " name another output"

@@ -21,6 +21,8 @@ import pytest
 from tests.raws import SYNSETS, Tree, big, flaw, picture, samples, write_dataset
 from trainer import pack
 from trainer.data import order
+from trainer.data.cache import Reader
+from trainer.data.records import names_of
 from trainer.data.shards import INDEX, DatasetError, open_dataset
 
 Captured = pytest.CaptureFixture[str]
@@ -97,6 +99,47 @@ def test_every_image_is_kept_with_label_and_texts(
         assert (record["image"], record["label"]) == (sample.data, sample.label)
         assert record["title"] == f"title {number}"
         assert record["query"] == f"query {sample.query}"
+
+
+def test_a_test_list_keeps_its_order_and_every_line(
+    tmp_path: Path, out: Path, capsys: Captured
+) -> None:
+    images: list[bytes | None] = [picture(i) for i in range(30)]
+    images[7], images[11] = b"<html>", None
+    root = Tree(tmp_path / "raw").write(samples(3), test=images).root
+    assert run(root, out, "--split", "test") == 0
+    assert "packed 28 of 30 images, damaged 1, missing 1" in capsys.readouterr().out
+    with pytest.raises(DatasetError, match="packed from a test list, which tells no labels"):
+        open_dataset(str(out), tmp_path / "cache")
+    dataset = open_dataset(str(out), tmp_path / "cache", labelled=False)
+    assert not dataset.labelled
+    names = [f"test_images_resized/test{number:06d}.jpg" for number in range(1, 31)]
+    assert names_of(dataset) == names
+    index = dataset.index()
+    assert not index["label"].any()
+    reader = Reader(dataset, tmp_path / "cache", 1 << 20)
+    kept = [reader.read(number) for number in range(30)]
+    assert kept == [image if number not in (7, 11) else b"" for number, image in enumerate(images)]
+    assert (out / "missing.txt").read_text() == f"{names[11]}\tno such file\n"
+
+
+@pytest.mark.parametrize(
+    ("lines", "said"),
+    [
+        (["a.jpg", "b.jpg", "a.jpg"], "line 3 is 'a.jpg', as line 1 is"),
+        (["a.jpg 4"], "line 1 is 'a.jpg 4', but it must be an image's path"),
+        (["../a.jpg"], "line 1 is '../a.jpg', but it must be an image's path"),
+        ([], "is empty; it must name at least one image"),
+    ],
+)
+def test_a_wrong_test_list_names_its_line(
+    tmp_path: Path, out: Path, capsys: Captured, lines: list[str], said: str
+) -> None:
+    root = Tree(tmp_path / "raw").write(samples(3), test=[picture(1)]).root
+    (root / "info/test_filelist.txt").write_text("\n".join(lines))
+    assert run(root, out, "--split", "test") == 1
+    assert said in one_line(capsys)
+    assert not out.exists()
 
 
 def test_manifest_and_report(raw: Path, out: Path) -> None:
