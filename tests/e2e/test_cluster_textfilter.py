@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import time
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -13,12 +12,12 @@ import numpy as np
 import pytest
 import yaml
 
-from launcher.spec import JOB_LABEL
 from tests.cluster.controllers import until
-from tests.cluster.images import SUITE, with_machine
+from tests.cluster.images import SUITE
 from tests.cluster.ledgers import CLUSTER
 from tests.e2e.cluster_runs import SECRET, ClusterRun
 from tests.e2e.ledgered import kept_ledger
+from tests.e2e.losses import lose_a_pod, patch
 from tests.e2e.runs import launcher
 from tests.raws import picture
 from tests.servers import BUCKET, S3Server
@@ -52,15 +51,6 @@ def write_texts(address: str) -> None:
         writer.add(image, zlib.crc32(image), label, texts)
     writer.commit(CLASSES, {"layout": "webvision-2.0", "split": "train"})
     writer.close(keep=True)
-
-
-def patch(folder: Path) -> Path:
-    """What the pods need on this node only."""
-    pod = with_machine({"containers": [{"name": "program"}]})
-    pod["containers"][0]["resources"] = {"requests": {"cpu": "100m"}}
-    path = folder / "texts-patch.yaml"
-    path.write_text(yaml.safe_dump({"kind": "Job", "spec": {"template": {"spec": pod}}}))
-    return path
 
 
 def test_a_filtering_survives_a_lost_pod_and_is_counted(
@@ -98,7 +88,7 @@ def test_a_filtering_survives_a_lost_pod_and_is_counted(
     )  # fmt: skip
     with kept_ledger(run, BUDGET, tmp_path, "--gpu-days", "10", "--mode", "soft") as ledger:
         launcher("textfilter", "run", *given, *on_cluster)
-        lose_a_pod(run)
+        lose_a_pod(run, NAME)
         run.finished("300s")
         assert f"{INDEXES}/{INDEXES} indexes done" in run.tell()
 
@@ -117,17 +107,3 @@ def test_a_filtering_survives_a_lost_pod_and_is_counted(
 
         run.kubectl("delete", "jobs", NAME, "--timeout=60s")
         until(lambda: counted().get("textfilter", 0) > 0, "the stage is in the ledger", 90)
-
-
-def lose_a_pod(run: ClusterRun) -> None:
-    """Deletes a running pod of the job as a node that is lost would: at once."""
-    ends_at = time.monotonic() + 120
-    while time.monotonic() < ends_at:
-        pods = run.pods(f"{JOB_LABEL}={NAME}")
-        running = [pod for pod in pods if pod["status"].get("phase") == "Running"]
-        if running:
-            name = running[0]["metadata"]["name"]
-            run.kubectl("delete", "pod", name, "--force", "--grace-period=0")
-            return
-        time.sleep(0.2)
-    raise AssertionError(f"no pod ran\n{run.tell()}")
