@@ -31,7 +31,7 @@ SINGLES_HEAD = (
     "CLASS TOP-5",
 )
 METHODS_HEAD = ("METHOD", "TOP-1", "TOP-5", "CLASS TOP-1", "CLASS TOP-5", "95 %", "TO THE MEAN", "")
-MEMBERS_HEAD = ("MEMBER", "CROPS", "TEMPERATURE", "ECE", "CALIBRATED")
+MEMBERS_HEAD = ("MEMBER", "CROPS", "TEMPERATURE", "ECE", "CALIBRATED", "ADDS")
 RATIOS = ("top1", "top5", "class_top1", "class_top5")
 
 
@@ -84,22 +84,24 @@ def single_rows(found: dict[str, Any]) -> Iterator[tuple[str, ...]]:
 
 
 def member_rows(found: dict[str, Any]) -> Iterator[tuple[str, ...]]:
-    """A row for each member that is combined: how far its probabilities could be trusted."""
+    """A row for each member that is combined: how far its probabilities could be trusted, and by
+    how much the mean is better with it."""
     for each in found["members"]:
         errors = (_percent(each[key]) for key in ("ece_before", "ece_after"))
-        yield each["member"], each["crops"], f"{each['temperature']:.2f}", *errors
+        adds = _signed(each["adds"]) if each["adds"] else "-"
+        yield each["member"], each["crops"], f"{each['temperature']:.2f}", *errors, adds
 
 
 def method_rows(found: dict[str, Any]) -> Iterator[tuple[str, ...]]:
     """A row for each way to combine, by what it is worth on pictures it was not fitted on."""
     for each in found["methods"]:
-        score, gain = each["score"], each["gain"]
+        score = each["score"]
         marks = [word for word in ("advised", "chosen") if found[word] == each["method"]]
         yield (
             each["method"],
             *(_percent(each["scores"][key]) for key in RATIOS),
             f"{_percent(score['low'])}-{_percent(score['high'])}",
-            f"{100 * gain['value']:+.2f} ({100 * gain['low']:+.2f} to {100 * gain['high']:+.2f})",
+            _signed(each["gain"]),
             ", ".join(marks),
         )
 
@@ -112,6 +114,12 @@ def class_rows(items: Sequence[dict[str, Any]]) -> Iterator[tuple[str, ...]]:
         for each in item["classes"]:
             p = f"{100 * each['probability']:.2f}%"
             yield item["image"], p, str(each["label"]), each["name"]
+
+
+def _signed(interval: dict[str, float]) -> str:
+    """In points of percent, with its 95 % interval."""
+    value, low, high = (100 * interval[key] for key in ("value", "low", "high"))
+    return f"{value:+.2f} ({low:+.2f} to {high:+.2f})"
 
 
 def _percent(ratio: float) -> str:

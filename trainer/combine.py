@@ -26,8 +26,17 @@ from trainer.entry import log_to_stderr, one_line_errors
 from trainer.infer.answers import Answers, Floats, answers_in, probabilities, taken
 from trainer.infer.candidates import candidates, ranked
 from trainer.infer.methods import METHODS, combined
-from trainer.infer.scores import places, score
-from trainer.infer.search import OBJECTIVES, Found, advised, described, folds_of, search
+from trainer.infer.scores import Interval, places, score
+from trainer.infer.search import (
+    OBJECTIVES,
+    Found,
+    advised,
+    contributions,
+    described,
+    folds_of,
+    rounded,
+    search,
+)
 from trainer.infer.submission import lines_of, zipped
 from trainer.infer.temperature import Calibration, calibrate
 
@@ -45,6 +54,7 @@ def combine(given: argparse.Namespace) -> dict[str, Any]:
     of = candidates(members, labels, temperatures)
     read = np.logical_and.reduce([_read(member) for member in members])
     found = search(of, folds[read], given.objective)
+    added = contributions(of, given.objective) if len(members) > 1 else [None]
     best = advised(found)
     chosen = next((each for each in found if each.method.name == given.method), best)
     document: dict[str, Any] = {
@@ -55,7 +65,7 @@ def combine(given: argparse.Namespace) -> dict[str, Any]:
         "objective": given.objective,
         "folds": given.folds,
         "singles": singles,
-        "members": [_calibrated(*each) for each in zip(members, calibrations, strict=True)],
+        "members": [_calibrated(*each) for each in zip(members, calibrations, added, strict=True)],
         "methods": [described(each) for each in found],
         "advised": best.method.name,
         "chosen": chosen.method.name,
@@ -97,13 +107,17 @@ def _single(member: Answers, labels: NDArray[np.int64]) -> dict[str, Any]:
     return {key: member.record[key] for key in told} | {"scores": scores}
 
 
-def _calibrated(member: Answers, calibration: Calibration) -> dict[str, Any]:
+def _calibrated(
+    member: Answers, calibration: Calibration, added: Interval | None
+) -> dict[str, Any]:
+    """What is told of a member that is combined."""
     return {
         "member": member.record["member"],
         "crops": member.record["crops"],
         "temperature": round(calibration.temperature, 4),
         "ece_before": round(calibration.ece_before, 5),
         "ece_after": round(calibration.ece_after, 5),
+        "adds": None if added is None else rounded(added),
     }
 
 

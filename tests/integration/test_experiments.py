@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 import yaml
 
+from launcher.submission import check
 from tests.raws import Tree, picture, samples
 from tests.unit.trainer.shards import write_shards
 from tools.experiments import dataset, places
@@ -305,3 +306,35 @@ def test_raw_data_is_packed_once(tmp_path: Path) -> None:
             assert open_dataset(address, tmp_path).num_samples == count
         with pytest.raises(SpecError, match=r"no data set at .*: it must hold info/"):
             dataset.prepare(str(tmp_path), tmp_path / "state", lock)
+
+
+def test_the_networks_of_a_seed_vote_and_answer_the_test_list(tmp_path: Path) -> None:
+    synsets = tuple(f"n{number:08d} thing {number}" for number in range(5))
+    val = [(number % 5, picture(100 + number)) for number in range(40)]
+    tested: list[bytes | None] = [picture(200 + number) for number in range(23)]
+    raw = Tree(tmp_path / "raw", synsets=synsets).write(samples(48, 5), val, tested).root
+    bench = Bench(tmp_path / "bench", raw)
+    ensemble = {"crops": ["1", "2"], "objective": "top1"}
+    bench.write(EXPERIMENT | {"seeds": [0], "ensemble": ensemble})
+    build = tmp_path / "build"
+    status, said = bench.run("--build", str(build))
+    assert status == 0, said
+    [document] = json.loads((bench.results / "colours.ensemble.json").read_text())
+    assert {(each["member"], each["crops"]) for each in document["singles"]} == {
+        (method, crops) for method in ("ce", "smoothing") for crops in ("1", "2")
+    }
+    assert len(document["methods"]) == 8
+    by_row = {row["method"]: row["top1"] for row in bench.rows()}
+    for each in document["singles"]:
+        if each["crops"] == "1":
+            assert each["scores"]["top1"] == pytest.approx(by_row[each["member"]], abs=1e-5)
+    page = (bench.results / "colours.md").read_text()
+    assert "## The ensemble" in page
+    assert "| per-class | " in page
+    predictions = build / "colours-0/predictions.txt"
+    assert check(predictions, raw / "info/test_filelist.txt", 5) == 23
+
+    written = predictions.stat().st_mtime_ns
+    status, said = bench.run("--build", str(build))
+    assert (status, "networks about" in said) == (0, False)
+    assert predictions.stat().st_mtime_ns == written

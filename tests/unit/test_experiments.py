@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from tests.unit.trainer.shards import write_shards
-from tools.experiments import cells, places, report, results, spec
+from tools.experiments import cells, ensemble_report, ensembles, places, report, results, spec
 from tools.experiments.dataset import Data, look
 from tools.experiments.spec import SpecError
 from trainer.config import TrainConfig, parse
@@ -375,3 +375,69 @@ def test_a_text_filtering_is_told_its_own_stage_alone(monkeypatch: pytest.Monkey
     monkeypatch.setenv("SOME_ENCODER", "/elsewhere")
     moved = cells.chain_of(experiment, method, 0, data, Path("/state"))
     assert moved.cells[0].folder == judged.folder
+
+
+@pytest.mark.parametrize(
+    ("value", "told"),
+    [
+        ({"crops": "10"}, "ensemble.crops in losses.yaml is '10'; it must be a list"),
+        ({"crops": [10]}, "it must be a list of texts"),
+        ({"crops": ["11"]}, "ensemble.crops in losses.yaml: crops is '11'; allowed are 1, 2, 10"),
+        ({"crops": ["1"], "combined": "10"}, "ensemble.combined in losses.yaml is '10', none of"),
+        ({"objective": "top3"}, "ensemble.objective in losses.yaml is 'top3'; allowed is top1 or"),
+        ({"crop": []}, "'crop' in losses.yaml is no key of ensemble"),
+    ],
+)
+def test_an_ensemble_that_cannot_be_meant_is_refused(value: Any, told: str) -> None:
+    with pytest.raises(SpecError, match=told):
+        read(content() | {"ensemble": value})
+    found = read(content() | {"ensemble": {"crops": ["1", "10@64"]}}).ensemble
+    assert found == spec.Ensemble(("1", "10@64"), "10@64", "top1")
+
+
+def voted(seed: int, good: float) -> dict[str, Any]:
+    """A document of a seed whose networks are right so often."""
+    ratios = {key: good for key in ("top1", "top5", "class_top1", "class_top5")}
+    better = {key: value + 0.1 for key, value in ratios.items()}
+    singles = [
+        {"member": member, "crops": crops, "scores": ratios if crops == "1" else better}
+        for member in ("a", "b")
+        for crops in ("1", "10")
+    ]
+    members = [
+        {
+            "member": name,
+            "crops": "10",
+            "ece_before": 0.2,
+            "ece_after": 0.1,
+            "adds": {"value": adds},
+        }
+        for name, adds in (("a", 0.03), ("b", -0.01))
+    ]
+    methods = [
+        {"method": "single", "scores": better},
+        {"method": "arithmetic", "scores": {key: value + 0.15 for key, value in ratios.items()}},
+    ]
+    return {
+        "seed": seed, "key": "k", "singles": singles, "members": members, "methods": methods,
+        "advised": "arithmetic" if seed else "single",
+    }  # fmt: skip
+
+
+def test_ensembles_are_told_over_the_seeds(tmp_path: Path) -> None:
+    path = tmp_path / "losses.ensemble.json"
+    ensembles.write(path, [voted(1, 0.52), voted(0, 0.5)])
+    documents = ensembles.read(path)
+    assert [each["seed"] for each in documents] == [0, 1]
+    lines = ensemble_report.tables(documents, "10", "top1")
+    rows = {line.split(" | ")[0][2:]: line.split(" | ")[1:] for line in lines if line[:1] == "|"}
+    assert rows["a"] == [
+        "51.00 ± 1.41",
+        "61.00 ± 1.41",
+        "20.00 ± 0.00",
+        "10.00 ± 0.00",
+        "+3.00 ± 0.00 |",
+    ]
+    assert rows["arithmetic"] == ["66.00 ± 1.41", "66.00 ± 1.41", "+5.00 ± 0.00", "1 of 2 |"]
+    assert rows["single"][2] == "+0.00 ± 0.00"
+    assert ensemble_report.tables([], "10", "top1") == []

@@ -16,7 +16,18 @@ from pathlib import Path
 
 from tests.benchmarks.table import processor
 from tests.ending import end_on_sigterm
-from tools.experiments import cells, dataset, picture, places, report, results, runner, spec
+from tools.experiments import (
+    cells,
+    dataset,
+    ensemble_report,
+    ensembles,
+    picture,
+    places,
+    report,
+    results,
+    runner,
+    spec,
+)
 from tools.experiments.children import say
 from tools.experiments.spec import Experiment, SpecError
 
@@ -49,6 +60,7 @@ class Files:
         self.rows = folder / f"{name}.json"
         self.page = folder / f"{name}.md"
         self.picture = folder / f"{name}.svg"
+        self.ensembles = folder / f"{name}.ensemble.json"
 
     def report(self, experiment: Experiment) -> None:
         """Writes page and picture anew. Raises SpecError where no row fits."""
@@ -57,6 +69,11 @@ class Files:
         if not groups:
             raise SpecError(f"no run of {experiment.source} as it is now is in {self.rows}")
         text = report.markdown(experiment, groups, self.picture.name)
+        if experiment.ensemble is not None:
+            documents = ensembles.read(self.ensembles)
+            asked = experiment.ensemble
+            told = ensemble_report.tables(documents, asked.combined, asked.objective)
+            text += "\n" + "\n".join(told) if told else ""
         self.page.write_text(text, encoding="utf-8")
         picture.draw(groups, experiment.name, self.picture)
         print(f"wrote {self.page} and {self.picture.name}")
@@ -70,7 +87,7 @@ def run(experiment: Experiment, files: Files, options: argparse.Namespace) -> in
     address = dataset.address_of(experiment, options.data)
     state = places.state_of(experiment.name)
     with places.locked(state) as lock:
-        data = dataset.prepare(address, state, lock)
+        data = dataset.prepare(address, state, lock, tested=experiment.ensemble is not None)
         rows = results.read_rows(files.rows)
         asked = [
             cells.chain_of(experiment, method, seed, data, state)
@@ -92,11 +109,42 @@ def run(experiment: Experiment, files: Files, options: argparse.Namespace) -> in
             say(f"{chain.title}: done, top-1 {100 * row['top1']:.2f} %, {minutes:.1f} min")
 
         failures = runner.run(missing, at_once=at_once, lock=lock, finished=finished)
+        if experiment.ensemble is not None and not failures and len(methods) > 1:
+            vote(experiment, files, asked, data, state, options.build, lock)
     if files.rows.exists():
         files.report(experiment)
     for failure in failures:
         print(f"failed: {failure.told()}", file=sys.stderr)
     return 1 if failures else 0
+
+
+def vote(
+    experiment: Experiment,
+    files: Files,
+    chains: list[cells.Chain],
+    data: dataset.Data,
+    state: Path,
+    build: Path,
+    lock: int,
+) -> None:
+    """The ensemble of each seed whose networks are all there, where it is not known yet."""
+    by_seed: dict[int, list[cells.Chain]] = {}
+    for chain in chains:
+        by_seed.setdefault(chain.seed, []).append(chain)
+    for seed, own in by_seed.items():
+        documents = ensembles.read(files.ensembles)
+        key = ensembles.key_of(experiment, own, data)
+        known = any((each["seed"], each["key"]) == (seed, key) for each in documents)
+        if known or len(own) < len(experiment.methods) or not all(map(is_there, own)):
+            continue
+        found = ensembles.run(experiment, own, data, state, build, lock)
+        others = [each for each in documents if each["seed"] != seed]
+        ensembles.write(files.ensembles, [*others, found])
+
+
+def is_there(chain: cells.Chain) -> bool:
+    """Whether the network that a chain ends with is kept here, and not only its row."""
+    return chain.cells[-1].run.exists()
 
 
 def list_all(folder: Path) -> int:
@@ -162,6 +210,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--seeds", metavar="SEED[,SEED]", help="run these of its seeds alone")
     add("--list", action="store_true", help="tell of every experiment")
     default = places.RESULTS
+    build = places.ROOT / "build"
+    add("--build", type=Path, default=build, metavar="FOLDER", help="submissions; default: build")
     add("--results", type=Path, default=default, metavar="FOLDER", help="default: docs/results")
     return parser
 

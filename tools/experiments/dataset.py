@@ -16,6 +16,8 @@ from trainer.storage import NotFound, StorageError, open_store
 
 MANIFEST = "manifest.json"
 SPLITS = ("train", "val")
+TEST = "test"
+TEST_LIST = "info/test_filelist.txt"
 
 
 @dataclass(frozen=True)
@@ -29,6 +31,8 @@ class Data:
     """Of what is in it: two packs of the same pictures have the same."""
     packs: str
     """Of its manifests: checkpoints belong to them."""
+    test: str = ""
+    """Address of the test list's pictures, where it has one."""
 
 
 def address_of(experiment: Experiment, given: str | None) -> str:
@@ -42,13 +46,17 @@ def address_of(experiment: Experiment, given: str | None) -> str:
     return address if "://" in address else str(Path(address).expanduser().absolute())
 
 
-def prepare(address: str, state: Path, lock: int) -> Data:
-    """The data set under the address; raw files are packed into the state's folder first."""
+def prepare(address: str, state: Path, lock: int, *, tested: bool = False) -> Data:
+    """The data set under the address; raw files are packed into the state's folder first.
+
+    tested: the pictures of its test list too.
+    """
     if "://" in address or not Path(address, "info").is_dir():
         return look(address)
     name = hashlib.sha256(address.encode()).hexdigest()[:10]
     folder = state / "data" / name
-    for split in SPLITS:
+    has_test = tested and Path(address, TEST_LIST).exists()
+    for split in (*SPLITS, TEST) if has_test else SPLITS:
         if not (folder / split / MANIFEST).exists():
             _pack(
                 Path(address), folder / split, split, state / "data" / f"{name}-{split}.log", lock
@@ -79,8 +87,21 @@ def look(address: str) -> Data:
             f"{MANIFEST} in {address}/{split} is not as trainer.pack makes it"
         ) from error
     return Data(
-        addresses["train"], addresses["val"], content.hexdigest()[:16], packs.hexdigest()[:16]
+        addresses["train"],
+        addresses["val"],
+        content.hexdigest()[:16],
+        packs.hexdigest()[:16],
+        _test_address(address),
     )
+
+
+def _test_address(address: str) -> str:
+    store = open_store(f"{address}/{TEST}")
+    try:
+        store.size(MANIFEST)
+    except StorageError:
+        return ""
+    return store.address
 
 
 def _pack(raw: Path, target: Path, split: str, log: Path, lock: int) -> None:

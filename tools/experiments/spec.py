@@ -9,9 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from trainer.config import ConfigError, crops_of
+
 Tree = dict[str, Any]
 
-KEYS = ("what", "data", "seeds", "jobs", "sizes", "base", "methods")
+KEYS = ("what", "data", "seeds", "jobs", "sizes", "base", "methods", "ensemble")
+ENSEMBLE_KEYS = ("crops", "combined", "objective")
+OBJECTIVES = ("top1", "top5", "class-top1", "class-top5")
 SIZES_PX = (16, 2048)
 """Least and most, as input.size_px allows."""
 ENTRIES = {
@@ -61,6 +65,18 @@ class Method:
 
 
 @dataclass(frozen=True)
+class Ensemble:
+    """All methods' networks of one seed, asked together."""
+
+    crops: tuple[str, ...]
+    """Crop sets that each is asked over."""
+    combined: str
+    """The one whose answers are combined."""
+    objective: str
+    """What counts."""
+
+
+@dataclass(frozen=True)
 class Experiment:
     """A table of methods by seeds."""
 
@@ -76,6 +92,7 @@ class Experiment:
     sizes: tuple[int, ...]
     """Sides of the input, in px, at which each run is evaluated at its end; perhaps none."""
     methods: tuple[Method, ...]
+    ensemble: Ensemble | None = None
 
 
 def read(path: Path) -> Experiment:
@@ -118,7 +135,31 @@ def parse(content: Any, *, name: str, source: str) -> Experiment:
         jobs=_jobs(top.get("jobs", 1), source),
         sizes=_sizes(top.get("sizes", []), source),
         methods=tuple(_method(key, value, base, source) for key, value in methods.items()),
+        ensemble=_ensemble(top["ensemble"], source) if "ensemble" in top else None,
     )
+
+
+def _ensemble(value: Any, source: str) -> Ensemble:
+    said = _mapping(value, "ensemble", source, ENSEMBLE_KEYS)
+    crops = said.get("crops", ["10"])
+    if not isinstance(crops, list) or not crops or not all(isinstance(c, str) for c in crops):
+        raise SpecError(
+            f'ensemble.crops in {source} is {crops!r}; it must be a list of texts, as ["1", "10"]'
+        )
+    try:
+        for each in crops:
+            crops_of(each)
+    except ConfigError as error:
+        raise SpecError(f"ensemble.crops in {source}: {error}") from error
+    combined = str(said.get("combined", crops[-1]))
+    objective = said.get("objective", "top1")
+    if combined not in crops:
+        raise SpecError(f"ensemble.combined in {source} is {combined!r}, none of ensemble.crops")
+    if objective not in OBJECTIVES:
+        raise SpecError(
+            f"ensemble.objective in {source} is {objective!r}; allowed is {' or '.join(OBJECTIVES)}"
+        )
+    return Ensemble(tuple(crops), combined, objective)
 
 
 def _mapping(value: Any, key: str, source: str, allowed: tuple[str, ...] = ()) -> Tree:

@@ -71,6 +71,24 @@ def _held_out(
     return found
 
 
+def contributions(of: Candidates, objective: Objective) -> list[Interval]:
+    """What each member adds to the arithmetic mean of the others, of two members or more."""
+    members = np.arange(len(of.p))
+    whole = hits(_mean_places(of, members), objective).astype(np.int64)
+    return [
+        interval(
+            whole - hits(_mean_places(of, members[members != each]), objective),
+            of.labels,
+            objective,
+        )
+        for each in members
+    ]
+
+
+def _mean_places(of: Candidates, members: NDArray[np.int64]) -> NDArray[np.int64]:
+    return places(of.p[members].mean(0), of.classes, of.labels)
+
+
 def advised(found: list[Found]) -> Found:
     """The best of those whose gain to the arithmetic mean is surely above 0; else that mean."""
     sure = [each for each in found if each.gain.low > 0]
@@ -85,6 +103,11 @@ def described(found: Found) -> dict[str, Any]:
         "method": found.method.name,
         "weights": weights,
         "scores": {name.replace("-", "_"): round(value, 5) for name, value in found.scores.items()},
-        "score": {key: round(value, 5) for key, value in asdict(found.score).items()},
-        "gain": {key: round(value, 5) for key, value in asdict(found.gain).items()},
+        "score": rounded(found.score),
+        "gain": rounded(found.gain),
     }
+
+
+def rounded(found: Interval) -> dict[str, float]:
+    """As JSON has it."""
+    return {key: round(value, 5) for key, value in asdict(found).items()}

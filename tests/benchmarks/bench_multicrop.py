@@ -1,0 +1,214 @@
+"""Ten crops of a picture: ten forward passes as they are mostly written, against ours.
+
+The peer normalises a crop, asks the network in fp32 as it comes (contiguous, eager, one crop a
+pass) and averages the softmax; ours is what an ensemble does with what it finds the faster. Both
+begin from the same uint8 crops, in turn; a row is the median of pairs after one to warm up. Dense
+evaluation, another estimator, has rows of its own. The rows of AVX2 are of children that are denied
+all later instructions. Networks of the speeds have random weights; MULTICROP_NETWORKS,
+MULTICROP_PAIRS.
+
+With MINI_WEBVISION set, a ResNet-50 is trained on it first (MULTICROP_EPOCHS at MULTICROP_PX, kept
+and resumed under $XDG_STATE_HOME/launcher/benchmarks), and the answers of both ways about its
+validation pictures are compared: how many agree in the first class, and the largest difference.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from launcher.local.folder import state_root
+from tests.benchmarks.table import Row
+from trainer.config import DataConfig, EnsembleConfig, InputConfig, ModelConfig
+from trainer.data.cache import cache_folder
+from trainer.data.shards import Dataset, open_dataset
+from trainer.infer.crops import CropSet, Views, crop_set
+from trainer.infer.forward import Forward, choose
+from trainer.infer.predictions import mean_answer
+from trainer.infer.views import group_rows, groups
+from trainer.learn import models
+from trainer.learn.engine import normalise
+from trainer.learn.placement import has_bf16
+from trainer.runs import Source, open_run
+
+NETWORKS = os.environ.get("MULTICROP_NETWORKS", "resnet50,seresnext50_32x4d").split(",")
+PAIRS = int(os.environ.get("MULTICROP_PAIRS", "5"))
+EPOCHS = os.environ.get("MULTICROP_EPOCHS", "8")
+SIDE_PX = os.environ.get("MULTICROP_PX", "64")
+SIZE_PX, RATIO, CLASSES = 224, 0.875, 1000
+TARGETS = {"resnet50": ">= 9", "seresnext50_32x4d": ">= 6"}
+AVX2 = {"ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2"}
+AVX2_TARGET = ">= 1.8"
+AGREEMENT = 0.995
+PICTURES = 16
+"""Of a call of ours: its passes are filled."""
+MANY = 1 << 40
+"""Views to come: compiling pays."""
+
+Answer = Callable[[], Tensor]
+
+
+def measure() -> list[Row]:
+    """The rows of this processor, of AVX2 alone, and of how near the answers are."""
+    rows = [
+        row for name in NETWORKS for row in speeds(name, has_bf16(device()), TARGETS.get(name, ""))
+    ]
+    if device().type == "cpu":
+        rows += narrow()
+    data = os.environ.get("MINI_WEBVISION")
+    return rows + (nearness(data) if data else [])
+
+
+def device() -> torch.device:
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def speeds(name: str, fast: bool, target: str, where: str = "") -> list[Row]:
+    """Exact ten crops with a target, dense evaluation without."""
+    torch.manual_seed(0)
+    input = InputConfig(size_px=SIZE_PX, crop_ratio=RATIO)
+    config = EnsembleConfig(precision="auto" if fast else "fp32")
+    rows = []
+    for crops in (crop_set("10", SIZE_PX, RATIO), crop_set("dense", SIZE_PX, RATIO)):
+        exact = crops.name == "10"
+        (kind,) = crops.views
+        theirs = naive(models.build(ModelConfig(name=name), CLASSES), input)
+        network = models.build(ModelConfig(name=name), CLASSES)
+        manner = choose(network, input, config, kind.side_px, MANY, device())
+        ours = fast_one(Forward(network, input, manner, device()), crops, kind)
+        peer_s, our_s = in_turn(theirs, ours)
+        told = f"{manner.precision} {manner.layout} by {manner.batch}"
+        told += " compiled" if manner.compiled else ""
+        label = "exact ten crops" if exact else "dense"
+        what = f"{name}, {label} at {SIZE_PX} px{where}: {told}"
+        wanted = target if exact else ""
+        rows.append(Row(what, "ms/picture", "ten passes, fp32", 1e3 * peer_s, 1e3 * our_s, wanted))
+    return rows
+
+
+def random_views(kind: Views, pictures: int) -> Tensor:
+    draw = torch.Generator().manual_seed(0)
+    shape = (pictures, kind.number, 3, kind.side_px, kind.side_px)
+    return torch.randint(256, shape, generator=draw, dtype=torch.uint8)
+
+
+def naive(network: nn.Module, input: InputConfig) -> Answer:
+    """One picture's ten crops, one after the other."""
+    (kind,) = crop_set("10", SIZE_PX, RATIO).views
+    views = random_views(kind, 1)[0]
+    placed = network.to(device()).eval()
+    return lambda: ten_passes(placed, views, input)
+
+
+@torch.no_grad()
+def ten_passes(network: nn.Module, views: Tensor, input: InputConfig) -> Tensor:
+    """(K,) mean probabilities of five views and their mirror images. views: (5, 3, s, s) uint8."""
+    total = torch.zeros(())
+    for each in (*views, *views.flip(-1)):
+        logits = network(normalise(each[None], input, device(), "nchw"))
+        total = total + logits.softmax(1)[0].cpu()
+    return total / (2 * len(views))
+
+
+def fast_one(forward: Forward, crops: CropSet, kind: Views) -> Answer:
+    """PICTURES pictures at once."""
+    views = random_views(kind, PICTURES)
+    return lambda: mean_answer(forward, crops, {kind: views}, "probabilities")
+
+
+def in_turn(theirs: Answer, ours: Answer) -> tuple[float, float]:
+    """Median seconds a picture of each."""
+    peer, our = [], []
+    for number in range(PAIRS + 1):
+        first, second = timed(theirs), timed(ours) / PICTURES
+        if number:
+            peer.append(first)
+            our.append(second)
+    return statistics.median(peer), statistics.median(our)
+
+
+def timed(answer: Answer) -> float:
+    began = time.perf_counter()
+    answer()
+    return time.perf_counter() - began
+
+
+def narrow() -> list[Row]:
+    """The rows of a process that has AVX2 and nothing later."""
+    child = [sys.executable, "-m", __name__]
+    done = subprocess.run(child, env=os.environ | AVX2, capture_output=True, text=True)
+    if done.returncode:
+        raise RuntimeError(done.stderr[-2000:])
+    return [Row(**each) for each in json.loads(done.stdout.splitlines()[-1])]
+
+
+def nearness(data: str) -> list[Row]:
+    """How near our answers are to the peer's, of a network that was trained on real pictures."""
+    source, dataset = trained(data)
+    input, network = source.config.input, source.network()
+    crops = crop_set("10", input.size_px, input.crop_ratio)
+    (kind,) = crops.views
+    manner = choose(network, input, EnsembleConfig(), input.size_px, MANY, device())
+    forward, plain = Forward(network, input, manner, device()), source.network().to(device()).eval()
+    same, largest = 0, 0.0
+    rows = group_rows(kind.number)
+    every = [slice(0, dataset.num_samples)]
+    loading = DataConfig(loader_processes=0)
+    for group in groups(dataset, loading, [kind], every, rows, cache_folder(), pin=False):
+        ours = mean_answer(forward, crops, group.views, "probabilities")
+        theirs = torch.stack([ten_passes(plain, each, input) for each in group.views[kind]])
+        same += int((ours.argmax(1) == theirs.argmax(1)).sum())
+        largest = max(largest, float((ours - theirs).abs().max()))
+    agreed = same / dataset.num_samples
+    name = f"resnet50 trained at {input.size_px} px, {dataset.num_samples} pictures"
+    told = f"{manner.precision} {manner.layout}" + (" compiled" if manner.compiled else "")
+    alike, apart = (
+        f"{name}: same first class, {told}",
+        f"{name}: largest difference of a probability",
+    )
+    return [
+        Row(alike, "share", "least allowed", AGREEMENT, agreed, f">= {AGREEMENT}", True),
+        Row(apart, "1", "certainty", 1.0, largest, ""),
+    ]
+
+
+def trained(data: str) -> tuple[Source, Dataset]:
+    """The run of a ResNet-50 on the packed or raw data, trained where it is not yet."""
+    state = state_root().parent / "benchmarks" / "multicrop"
+    sets = {split: packed(Path(data), state, split) for split in ("train", "val")}
+    run = state / f"resnet50-{SIDE_PX}-{EPOCHS}"
+    options = [
+        f"checkpoint.address={run}", f"data.train={sets['train']}", f"data.val={sets['val']}",
+        "model.name=resnet50", f"epochs={EPOCHS}", f"input.size_px={SIDE_PX}", "data.lanes=48",
+        "input.scale_least=0.4", "update.global_batch=48", "update.micro_batch=48", "optim.lr=0.1",
+        "update.mixup=0", "optim.warmup_epochs=1", "checkpoint.every_epochs=1",
+        "evaluate.every_epochs=2", "log.metrics_port=0", "update.ema_half_life_epochs=0.5",
+    ]  # fmt: skip
+    told = os.environ | {"RUN_CONFIG": "name: multicrop\n"}
+    subprocess.run([sys.executable, "-m", "trainer.train", *options], env=told, check=True)
+    return open_run(str(run)), open_dataset(sets["val"], cache_folder())
+
+
+def packed(data: Path, state: Path, split: str) -> str:
+    """The address of a split, packed into the state's folder where it is raw."""
+    if (data / split / "manifest.json").exists():
+        return str(data / split)
+    target = state / split
+    if not (target / "manifest.json").exists():
+        command = [sys.executable, "-m", "trainer.pack", str(data), str(target), "--split", split]
+        subprocess.run(command, check=True)
+    return str(target)
+
+
+if __name__ == "__main__":
+    NARROW = [row for name in NETWORKS for row in speeds(name, False, AVX2_TARGET, ", AVX2 alone")]
+    print(json.dumps([vars(row) for row in NARROW]))
