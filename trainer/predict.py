@@ -68,7 +68,8 @@ def predict(
 def answer(picture: Tensor, network: Forward, crops: str) -> Tensor:
     """(K,) mean probabilities over the crops. picture: (3, H, W) uint8."""
     name, size = crops_of(crops)
-    crop = crop_set(name, size or network.input.size_px, network.input.crop_ratio)
+    input = network.input
+    crop = crop_set(name, size or input.size_px, input.crop_ratio, flips=input.flip > 0)
     views = {kind: each[None] for kind, each in views_of(picture, crop.views).items()}
     return mean_answer(network, crop, views, "probabilities")[0]
 

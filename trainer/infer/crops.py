@@ -15,6 +15,8 @@ Sides are shares of the network's input size S, so that at S = 224 they are the 
     dense       the whole centre square of the resize at once, mirrored. Pooling averages over all
                 places; not the mean of crops, but nearly, at a quarter of the work
 
+A network that was trained without mirrored pictures is never shown any: its sets are halved.
+
 Letters: V views that are not mirrored, s side of a view.
 """
 
@@ -60,7 +62,8 @@ class CropSet:
 
     name: str
     views: tuple[Views, ...]
-    mirrored: bool = True
+    mirrored: bool
+    """Whether each view is also taken mirrored."""
 
     @property
     def number(self) -> int:
@@ -68,29 +71,35 @@ class CropSet:
         return sum(views.number for views in self.views) * (2 if self.mirrored else 1)
 
 
-def crop_set(name: str, size_px: int, crop_ratio: float) -> CropSet:
-    """The crop set of a name for a network's input size and the ratio of its evaluation."""
+def crop_set(name: str, size_px: int, crop_ratio: float, *, flips: bool = True) -> CropSet:
+    """The crop set of a name for a network's input size and the ratio of its evaluation.
+
+    flips: whether it knows mirrored pictures.
+    """
+    return CropSet(name, _views(name, size_px, crop_ratio), mirrored=flips and name != "1")
+
+
+def _views(name: str, size_px: int, crop_ratio: float) -> tuple[Views, ...]:
     short = round(size_px / crop_ratio)
 
     def scaled(sides: tuple[int, ...]) -> tuple[int, ...]:
         return tuple(round(size_px * side / 224) for side in sides)
 
     if name in ("1", "2"):
-        return CropSet(name, (Views("centre", size_px, (short,)),), mirrored=name == "2")
+        return (Views("centre", size_px, (short,)),)
     if name == "10":
-        return CropSet(name, (Views("ten", size_px, (short,)),))
+        return (Views("ten", size_px, (short,)),)
     if name == "144":
-        return CropSet(name, (Views("squares", size_px, scaled(GOOGLENET)),))
+        return (Views("squares", size_px, scaled(GOOGLENET)),)
     if name == "vgg":
-        return CropSet(name, (Views("grid", size_px, scaled(VGG)),))
+        return (Views("grid", size_px, scaled(VGG)),)
     if name == "multiscale":
         sides = [max(size_px, round(size_px * scale / STEP_PX) * STEP_PX) for scale in SCALES]
-        several = (
+        return tuple(
             Views("centre", side, (round(side / crop_ratio),)) for side in dict.fromkeys(sides)
         )
-        return CropSet(name, tuple(several))
     assert name == "dense", name
-    return CropSet(name, (Views("centre", short, (short,)),))
+    return (Views("centre", short, (short,)),)
 
 
 def cut(views: Views, resized: Resized) -> Tensor:

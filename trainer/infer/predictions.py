@@ -60,10 +60,10 @@ def _task(config: EnsembleConfig, dataset: Dataset, member: Member, spec: str) -
     input = member.source.config.input
     size = size or input.size_px
     made_of = [
-        dataset.sha256, member.checkpoint, input.mean, input.std, input.crop_ratio, name, size,
-        config.form, config.part_samples, *asked(config),
+        dataset.sha256, member.checkpoint, input.mean, input.std, input.crop_ratio, input.flip > 0,
+        name, size, config.form, config.part_samples, *asked(config),
     ]  # fmt: skip
-    crops = crop_set(name, size, input.crop_ratio)
+    crops = crop_set(name, size, input.crop_ratio, flips=input.flip > 0)
     pieces = Pieces(config.output, f"{member.folder}/{spec}", made_of)
     return Task(member, spec, crops, size, config.form, pieces)
 

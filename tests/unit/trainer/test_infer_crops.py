@@ -41,6 +41,15 @@ def test_each_set_has_so_many_views_of_its_side(name: str, number: int) -> None:
         assert found.dtype == torch.uint8
 
 
+@pytest.mark.parametrize("name", CROPS)
+def test_who_knows_no_mirrored_pictures_is_shown_none(name: str) -> None:
+    crops = crop_set(name, 224, RATIO, flips=False)
+    both = crop_set(name, 224, RATIO)
+    assert not crops.mirrored
+    assert crops.views == both.views
+    assert crops.number * (1 if name == "1" else 2) == both.number
+
+
 @pytest.mark.parametrize("shape", [(60, 90), (90, 60), (48, 48), (200, 33)])
 def test_one_crop_is_the_evaluations(shape: tuple[int, int]) -> None:
     image = picture(*shape)
