@@ -19,6 +19,7 @@ PAGES = (
     "docs/cli.md",
     "docs/configuration.md",
     "docs/textfilter.md",
+    "docs/ensemble.md",
     "docs/metrics.md",
 )
 PART = re.compile(r"(<!-- made: ([a-z-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
@@ -40,6 +41,7 @@ ROOMS = {
     "tools/experiments/": "What runs an experiment's table of methods and seeds, and reports it",
     "launcher/jobs/": "Packaged recipes, one YAML a network",
     "trainer/data/": "Order of samples (pure), raw layouts, shards, cache, decoding, the stream",
+    "trainer/infer/": "Crops, networks asked in the fastest manner, answers kept, ways to combine them",
     "trainer/learn/": "Networks, losses, schedule, one update and one evaluation",
 }
 """What stands in the layout beside the modules, which tell of themselves by their docstrings."""
@@ -72,6 +74,13 @@ def textfilter() -> str:
     from trainer.config import TextfilterConfig
 
     return _sections(TextfilterConfig, "The filtering")
+
+
+def ensemble() -> str:
+    """An ensemble's configuration, likewise."""
+    from trainer.config import EnsembleConfig
+
+    return _sections(EnsembleConfig, "The ensemble")
 
 
 def _sections(kind: type, title: str) -> str:
@@ -258,6 +267,7 @@ def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 PARTS: dict[str, Callable[[], str]] = {
     "configuration": configuration,
     "textfilter": textfilter,
+    "ensemble": ensemble,
     "job": job,
     "settings": settings,
     "commands": commands,
