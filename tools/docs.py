@@ -41,7 +41,7 @@ ROOMS = {
     "tools/experiments/": "What runs an experiment's table of methods and seeds, and reports it",
     "launcher/jobs/": "Packaged recipes, one YAML a network",
     "trainer/data/": "Order of samples (pure), raw layouts, shards, cache, decoding, the stream",
-    "trainer/infer/": "Crops, networks asked in the fastest manner, answers kept, ways to combine them",
+    "trainer/infer/": "Crops, networks asked in the fastest manner, ways to combine their answers",
     "trainer/learn/": "Networks, losses, schedule, one update and one evaluation",
 }
 """What stands in the layout beside the modules, which tell of themselves by their docstrings."""

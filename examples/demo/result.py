@@ -119,6 +119,19 @@ def judge_gain(plain: Sequence[float], weighted: float, separation: float) -> li
     ]
 
 
+def judge_together(found: Mapping[str, Any]) -> Row:
+    """What two networks bring together. found: what `launcher ensemble combine` says of them."""
+    best = max(float(each["scores"]["top1"]) for each in found["singles"])
+    (mean,) = (each for each in found["methods"] if each["method"] == "arithmetic")
+    together = float(mean["scores"]["top1"])
+    return Row(
+        "top-1, two networks together",
+        f"{together:.3f}, {together - best:+.3f}",
+        f">= {best:.3f}",
+        together >= best,
+    )
+
+
 def table(rows: Sequence[Row]) -> str:
     """The rows in columns, with what was promised and whether it was kept."""
     widths = [max(len(row.what) for row in rows), max(len(row.value) for row in rows)]

@@ -1,5 +1,5 @@
 """The demo: trains on noisy pictures with two workers, kills one half-way, checks the outcome;
-then judges the labels by their texts, and trains again with that.
+then judges the labels by their texts, trains two networks with that, and asks both together.
 
     make demo
     python -m examples.demo.run [--out build/demo] [--name demo]
@@ -29,7 +29,7 @@ import numpy as np
 
 from examples.demo.audit import Lines, final_ids, read_lines
 from examples.demo.data import make
-from examples.demo.result import Result, judge, judge_gain, sparkline, table
+from examples.demo.result import Result, judge, judge_gain, judge_together, sparkline, table
 
 JOB = Path(__file__).with_name("job.yaml")
 CLASSES = Path(__file__).with_name("classes.yaml")
@@ -40,6 +40,8 @@ KILL_AT = 0.52
 DEADLINE = "15m"
 """The run is cancelled after this long: something is wrong, or the machine very busy."""
 TELL_EVERY_S = 5.0
+SECOND = ("seed=1", "loss.name=sce", "model.width=0.1875")
+"""How the second network differs from the first."""
 
 
 class DemoError(Exception):
@@ -67,6 +69,16 @@ class Run:
     def weighted(self) -> Run:
         """The same run, in which each picture counts as its texts bid."""
         return Run(f"{self.name}-weighted", self.out)
+
+    @property
+    def second(self) -> Run:
+        """Another network with another loss, which sees pictures as often as their texts bid."""
+        return Run(f"{self.name}-second", self.out)
+
+    @property
+    def answers(self) -> Run:
+        """What both say together."""
+        return Run(f"{self.name}-answers", self.out)
 
     @property
     def audit(self) -> Path:
@@ -99,7 +111,7 @@ def main() -> int:
 def demo(run: Run) -> int:
     """All of it, in order; the exit status."""
     began_s = time.monotonic()
-    for each in (run, run.texts, run.weighted):
+    for each in (run, run.texts, run.weighted, run.second, run.answers):
         forget(each)
     say("1. Raw data: handwritten digits as noisy web pictures, two labels in five wrong")
     shutil.rmtree(run.out, ignore_errors=True)
@@ -116,11 +128,19 @@ def demo(run: Run) -> int:
     say("5. The same run, each picture counting as much as its label is probable")
     with submitted(run.weighted, f"data.weights={run.texts.folder}/weights.npy"):
         follow(run.weighted, kills=False)
-    say("6. What came out")
+    say("6. Another network with another loss, and both asked together")
+    with submitted(run.second, f"data.sampling={run.texts.folder}/sampling.npy", *SECOND):
+        follow(run.second, kills=False)
+    together = ask(run)
+    say("7. What came out")
     picture = run.out / "curve.png"
     launcher("plot", run.name, "--out", str(picture), show=True)
     result = collect(run, killed_at)
-    rows = [*judge(result), *judge_gain(result.top1, last_top1(run.weighted), separation)]
+    rows = [
+        *judge(result),
+        *judge_gain(result.top1, last_top1(run.weighted), separation),
+        judge_together(together),
+    ]
     print(f"\n{table(rows)}")
     print(f"top-1 by epoch       {sparkline(result.top1)}")
     print(f"learning curve       {picture}")
@@ -153,6 +173,17 @@ def judge_texts(run: Run) -> float:
     answer = launcher(*shlex.split(f"{command} --verified {verified} -o json"), show=True)
     separation: float = json.loads(answer)["verified"]["auc"]
     return separation
+
+
+def ask(run: Run) -> dict[str, Any]:
+    """Asks both networks about the validation pictures, as a job, and combines their answers."""
+    asked = f"--run {run.weighted.name} --run {run.second.name} --data {run.out}/val --crops 1"
+    places = f"--checkpoints {run.out}/runs --name {run.answers.name}"
+    command = f"ensemble run --local {asked} {places} --wait --timeout {DEADLINE}"
+    launcher(*shlex.split(f"{command} precision=fp32 layout=nhwc batch=50"), show=True)
+    command = f"ensemble combine {run.answers.name} --objective top1 -o json"
+    found: dict[str, Any] = json.loads(launcher(*shlex.split(command), show=True))
+    return found
 
 
 def truths(out: Path) -> Iterator[str]:
