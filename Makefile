@@ -18,7 +18,7 @@ GPU_ONLY := triton nvidia-cusolver nvidia-cuda-cccl nvidia-nvtx cuda-bindings cu
 
 lock: ## Resolve the newest versions into requirements/*.lock, with hashes
 	$(COMPILE) pyproject.toml -o requirements/launcher.lock
-	$(COMPILE) pyproject.toml --extra train --extra text --extra plot --extra demo --extra dev -o requirements/dev.lock
+	$(COMPILE) pyproject.toml --extra train --extra text --extra int8 --extra plot --extra demo --extra dev -o requirements/dev.lock
 	$(COMPILE) pyproject.toml --extra train --extra text -c requirements/dev.lock -o requirements/trainer.lock
 	$(COMPILE) pyproject.toml --extra train --extra text -c requirements/dev.lock $(GPU_ONLY:%=--no-emit-package %) -o requirements/trainer-cpu.lock
 	printf 'hatchling\nuv\n' | $(COMPILE) - -o requirements/build.lock

@@ -15,19 +15,22 @@ import logging
 import os
 import signal
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
-from trainer.config import ConfigError, EnsembleConfig, check_ensemble
+from trainer.config import ConfigError, DataConfig, EnsembleConfig, check_ensemble
 from trainer.data.cache import cache_folder
-from trainer.data.shards import Dataset, open_dataset
+from trainer.data.shards import Dataset, DatasetError, open_dataset
 from trainer.entry import run_entry
 from trainer.exits import TERMINATED
 from trainer.infer import predictions
 from trainer.infer.members import Member, manner_key, open_forward, open_members
 from trainer.infer.predictions import Asking, Task
-from trainer.infer.views import group_rows
+from trainer.infer.quantise import PICTURES
+from trainer.infer.views import centre_views, group_rows
 from trainer.pieces import Span, share, spans_of
 from trainer.storage import Store, open_store
 
@@ -88,7 +91,9 @@ def _answer(
             continue
         side = wanted[0].crops.views[0].side_px
         views = sum(len(missing[t.title]) * config.part_samples * t.crops.number for t in wanted)
-        network = open_forward(store, wanted[0].member, config, side, views, _device())
+        ratio = wanted[0].member.source.config.input.crop_ratio
+        sample = partial(_sample, dataset, ratio, cache_dir)
+        network = open_forward(store, wanted[0].member, config, side, views, _device(), sample)
         askings += [Asking(task, network) for task in wanted]
     logger.info("%d parts are missing here", sum(map(len, missing.values())))
     lacking = {
@@ -97,6 +102,17 @@ def _answer(
     }
     rows = group_rows(max(kind.number for task in tasks for kind in task.crops.views))
     predictions.fill(lacking, mine, dataset, rows, config, cache_dir)
+
+
+def _sample(dataset: Dataset, crop_ratio: float, cache_dir: Path, side_px: int) -> Tensor:
+    """What int8 is calibrated on: the same pictures in every process."""
+    data = DataConfig(loader_processes=0)
+    found = centre_views(dataset, data, side_px, crop_ratio, PICTURES, cache_dir)
+    if not len(found):
+        raise DatasetError(
+            f"none of the first {PICTURES} pictures of {dataset.address} can be read"
+        )
+    return found
 
 
 if __name__ == "__main__":

@@ -41,7 +41,7 @@ def predict(
         raise ConfigError(f"the runs are of different classes: {told}; give runs of the same")
     names = class_names(sources[0])
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    manner = Manner("fp32", "nchw", False, FIRST_BATCH)  # a few pictures are not worth timing
+    manner = Manner("fp32", "nchw", "off", FIRST_BATCH)  # a few pictures are not worth timing
     networks = [
         Forward(source.network(), source.config.input, manner, device) for source in sources
     ]

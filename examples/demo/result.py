@@ -121,14 +121,14 @@ def judge_gain(plain: Sequence[float], weighted: float, separation: float) -> li
 
 def judge_together(found: Mapping[str, Any]) -> Row:
     """What two networks bring together. found: what `launcher ensemble combine` says of them."""
-    best = max(float(each["scores"]["top1"]) for each in found["singles"])
-    (mean,) = (each for each in found["methods"] if each["method"] == "arithmetic")
-    together = float(mean["scores"]["top1"])
+    alone = [float(each["scores"]["top1"]) for each in found["singles"]]
+    (both,) = (each for each in found["methods"] if each["method"] == "arithmetic")
+    together, usual = float(both["scores"]["top1"]), sum(alone) / len(alone)
     return Row(
         "top-1, two networks together",
-        f"{together:.3f}, {together - best:+.3f}",
-        f">= {best:.3f}",
-        together >= best,
+        f"{together:.3f}, {together - max(alone):+.3f} to the better one",
+        f">= {usual:.3f}, their mean",
+        together >= usual,
     )
 
 

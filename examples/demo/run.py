@@ -40,7 +40,7 @@ KILL_AT = 0.52
 DEADLINE = "15m"
 """The run is cancelled after this long: something is wrong, or the machine very busy."""
 TELL_EVERY_S = 5.0
-SECOND = ("seed=1", "loss.name=sce", "model.width=0.1875")
+SECOND = ("seed=1", "loss.name=sce")
 """How the second network differs from the first."""
 
 
@@ -72,7 +72,7 @@ class Run:
 
     @property
     def second(self) -> Run:
-        """Another network with another loss, which sees pictures as often as their texts bid."""
+        """Another network with another loss, in which pictures count likewise."""
         return Run(f"{self.name}-second", self.out)
 
     @property
@@ -129,7 +129,7 @@ def demo(run: Run) -> int:
     with submitted(run.weighted, f"data.weights={run.texts.folder}/weights.npy"):
         follow(run.weighted, kills=False)
     say("6. Another network with another loss, and both asked together")
-    with submitted(run.second, f"data.sampling={run.texts.folder}/sampling.npy", *SECOND):
+    with submitted(run.second, f"data.weights={run.texts.folder}/weights.npy", *SECOND):
         follow(run.second, kills=False)
     together = ask(run)
     say("7. What came out")

@@ -87,7 +87,7 @@ def speeds(name: str, fast: bool, target: str, where: str = "") -> list[Row]:
         ours = fast_one(Forward(network, input, manner, device()), crops, kind)
         peer_s, our_s = in_turn(theirs, ours)
         told = f"{manner.precision} {manner.layout} by {manner.batch}"
-        told += " compiled" if manner.compiled else ""
+        told += "" if manner.compiled == "off" else " compiled"
         label = "exact ten crops" if exact else "dense"
         what = f"{name}, {label} at {SIZE_PX} px{where}: {told}"
         wanted = target if exact else ""
@@ -170,7 +170,7 @@ def nearness(data: str) -> list[Row]:
         largest = max(largest, float((ours - theirs).abs().max()))
     agreed = same / dataset.num_samples
     name = f"resnet50 trained at {input.size_px} px, {dataset.num_samples} pictures"
-    told = f"{manner.precision} {manner.layout}" + (" compiled" if manner.compiled else "")
+    told = f"{manner.precision} {manner.layout}" + ("" if manner.compiled == "off" else " compiled")
     alike, apart = (
         f"{name}: same first class, {told}",
         f"{name}: largest difference of a probability",

@@ -399,6 +399,24 @@ def test_compiled_answers_are_the_same_but_for_rounding(
         assert second == pytest.approx(first, abs=2e-3)
 
 
+def test_int8_answers_are_near_and_the_same_again(
+    house: House, alone: Path, tmp_path: Path
+) -> None:
+    more = ("precision=int8", "compile=off", "crops=[1]")
+    house.done(tmp_path / "out", *more, runs=house.runs[:1])
+    house.done(tmp_path / "again", *more, runs=house.runs[:1])
+    assert answers(tmp_path / "out") == answers(tmp_path / "again")
+    plain, small = (
+        next(each for each in answers_in(str(out)) if each.title == "first/1")
+        for out in (alone, tmp_path / "out")
+    )
+    exact = np.concatenate([values for _, values, _ in plain.parts()])
+    near = np.concatenate([values for _, values, _ in small.parts()])
+    assert not np.array_equal(exact, near)
+    assert np.abs(exact - near).mean() < 0.03
+    assert (exact.argmax(1) == near.argmax(1)).mean() > 0.95
+
+
 def test_a_few_pictures_are_told_and_drawn(house: House, tmp_path: Path) -> None:
     images = [tmp_path / f"{label}.jpg" for label in range(3)]
     for label, path in enumerate(images):

@@ -50,17 +50,21 @@ class EnsembleConfig:
     form: Literal["probabilities", "logits"] = setting(
         "probabilities", "what is averaged over the crops and kept, as float16", "the usual mean"
     )
-    precision: Literal["auto", "fp32", "bf16"] = setting(
-        "auto", "auto: the faster one, measured when a network's predictions begin", "measured"
+    precision: Literal["auto", "fp32", "bf16", "int8"] = setting(
+        "auto",
+        "auto: the faster of fp32 and bf16, measured when a network's predictions begin; int8 is"
+        " torchao's, on CPUs, with ranges measured on the first pictures",
+        "int8 costs accuracy: measure it",
     )
     layout: Literal["auto", "nchw", "nhwc"] = setting(
         "auto",
         "order of the numbers in memory; auto: the faster one, measured",
         "differs by network",
     )
-    compile: Literal["auto", "on", "off"] = setting(
+    compile: Literal["auto", "on", "off", "tensorrt"] = setting(
         "auto",
-        "compile and freeze the networks; auto: where a compiler is and the crops are many",
+        "compile and freeze the networks; auto: where a compiler is and the crops are many;"
+        " tensorrt: by torch-tensorrt, on a GPU that has it",
         "2.4 times as fast on a CPU, after about a minute",
     )
     batch: int = setting(

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from importlib.util import find_spec
 from itertools import product
 from types import MappingProxyType
 from typing import Any
@@ -17,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from trainer.config import ConfigError, EnsembleConfig, InputConfig
+from trainer.infer.quantise import check_int8, quantised
 from trainer.learn.engine import autocast, normalise
 from trainer.learn.placement import has_bf16, has_compiler, placed
 
@@ -30,29 +32,44 @@ CPU_BATCHES = (8, 16, 32)
 GPU_BATCHES = (32, 64, 128, 256, 512)
 
 
+Calibration = Callable[[int], Tensor]
+"""Gives (n, 3, s, s) uint8 views of a side, which ranges of int8 are measured on."""
+
+
 @dataclass(frozen=True)
 class Manner:
     """How a network is asked. Numbers differ in their last digits from one manner to another."""
 
     precision: str
     layout: str
-    compiled: bool
+    compiled: str
+    """off, inductor or tensorrt."""
     batch: int
     """Views of a forward pass."""
+
+    @property
+    def fixed(self) -> bool:
+        """Whether passes must be of the same size: another one is another compiling."""
+        return self.compiled != "off" or self.precision == "int8"
 
 
 class Forward:
     """A network on its device, asked in one manner."""
 
     def __init__(
-        self, network: nn.Module, input: InputConfig, manner: Manner, device: torch.device
+        self,
+        network: nn.Module,
+        input: InputConfig,
+        manner: Manner,
+        device: torch.device,
+        calibration: Calibration | None = None,
     ) -> None:
+        """calibration: needed for int8."""
         self.input, self.manner, self.device = input, manner, device
         self.network = placed(network, device, manner.layout).eval()
-        self._run: Any = self.network
-        if manner.compiled:
-            # Frozen: weights are constants, so normalisations are folded into convolutions.
-            self._run = torch.compile(self.network, dynamic=False, options={"freezing": True})
+        self._calibration = calibration
+        self._runs: dict[int, Any] = {}
+        """By side: exported and compiled code is for one."""
 
     @torch.no_grad()
     def __call__(self, views: Tensor, *, mirrored: bool = False) -> Tensor:
@@ -62,15 +79,40 @@ class Forward:
 
     def _pass(self, views: Tensor, mirrored: bool) -> Tensor:
         rows = len(views)
-        if self.manner.compiled and rows < self.manner.batch:  # another shape is another compiling
+        if self.manner.fixed and rows < self.manner.batch:
             views = torch.cat([views, views[-1:].expand(self.manner.batch - rows, -1, -1, -1)])
         views = views.to(self.device, non_blocking=True)
         if mirrored:
             views = views.flip(-1)
         pixels = normalise(views, self.input, self.device, self.manner.layout)
         with autocast(self.manner.precision, self.device):
-            logits: Tensor = self._run(pixels)
+            logits: Tensor = self._run_of(pixels.shape[-1])(pixels)
         return logits[:rows].float()
+
+    def _run_of(self, side_px: int) -> Any:
+        if side_px not in self._runs:
+            run = self.network
+            if self.manner.precision == "int8":
+                assert self._calibration is not None
+                views = self._calibration(side_px)
+                views = views.repeat(-(-self.manner.batch // len(views)), 1, 1, 1)
+                whole = len(views) // self.manner.batch * self.manner.batch
+                pixels = normalise(views[:whole], self.input, self.device, "nchw")
+                run = quantised(run, pixels, self.manner.batch)
+            self._runs[side_px] = compiled(run, self.manner.compiled)
+        return self._runs[side_px]
+
+
+def compiled(network: nn.Module, by: str) -> Any:
+    """The network by a compiler; weights are constants, so normalisations fold into convolutions.
+
+    by: off, inductor or tensorrt.
+    """
+    if by == "off":
+        return network
+    if by == "tensorrt":
+        return torch.compile(network, dynamic=False, backend="tensorrt")
+    return torch.compile(network, dynamic=False, options={"freezing": True})
 
 
 def choose(
@@ -81,26 +123,43 @@ def choose(
     num_views: int,
     device: torch.device,
 ) -> Manner:
-    """The fastest manner that the configuration allows, by timing. num_views: to be asked about."""
+    """The fastest manner that the configuration allows, by timing. num_views: to be asked about.
+
+    Raises ConfigError where a device or a package is missing.
+    """
+    by = {"on": "inductor", "tensorrt": "tensorrt"}.get(config.compile, "off")
+    _check_compiler(config.compile, device)
+    if config.precision == "int8":  # slow to prepare and never compared: nobody asks by chance
+        check_int8(device)
+        by = "inductor" if config.compile == "auto" and has_compiler(device) else by
+        return Manner("int8", "nchw", by, config.batch or FIRST_BATCH)
     views = torch.randint(256, (FIRST_BATCH, 3, side_px, side_px), dtype=torch.uint8)
     pairs = product(_precisions(config, device), _layouts(config))
-    candidates = [Manner(*pair, False, config.batch or FIRST_BATCH) for pair in pairs]
+    candidates = [Manner(*pair, "off", config.batch or FIRST_BATCH) for pair in pairs]
     best, best_s = _fastest(network, input, candidates, views, device)
     if not config.batch:
         sizes = GPU_BATCHES if device.type == "cuda" else CPU_BATCHES
         candidates = [replace(best, batch=size) for size in sizes]
         best, best_s = _fastest(network, input, candidates, views, device)
-    if config.compile == "on":
-        if not has_compiler(device):
-            raise ConfigError(
-                "compile is on, but there is no compiler here (g++, or Triton on a GPU); install"
-                " one, or set compile to auto"
-            )
-        return replace(best, compiled=True)
+    if by != "off":
+        return replace(best, compiled=by)
     if config.compile == "auto" and best_s * num_views >= COMPILE_LEAST_S and has_compiler(device):
-        compiled = replace(best, compiled=True)
-        best, _ = _fastest(network, input, [compiled], views, device, {best: best_s})
+        tried = [replace(best, compiled="inductor")]
+        best, _ = _fastest(network, input, tried, views, device, {best: best_s})
     return best
+
+
+def _check_compiler(asked: str, device: torch.device) -> None:
+    if asked == "on" and not has_compiler(device):
+        raise ConfigError(
+            "compile is on, but there is no compiler here (g++, or Triton on a GPU); install one,"
+            " or set compile to auto"
+        )
+    if asked == "tensorrt" and (device.type != "cuda" or find_spec("torch_tensorrt") is None):
+        raise ConfigError(
+            "compile is tensorrt, but there is no GPU here, or no torch-tensorrt; install it, or"
+            " set compile to auto"
+        )
 
 
 def _precisions(config: EnsembleConfig, device: torch.device) -> list[str]:
@@ -153,4 +212,4 @@ def seconds(forward: Forward, views: Tensor) -> float:
 
 def _told(manner: Manner) -> str:
     words = f"{manner.precision} {manner.layout} by {manner.batch}"
-    return f"{words} compiled" if manner.compiled else words
+    return words if manner.compiled == "off" else f"{words} by {manner.compiled}"

@@ -18,7 +18,7 @@ import torch
 from trainer.checkpoint import CheckpointError, Which
 from trainer.config import ConfigError, EnsembleConfig
 from trainer.infer import forward
-from trainer.infer.forward import Forward, Manner
+from trainer.infer.forward import Calibration, Forward, Manner
 from trainer.learn.placement import has_compiler
 from trainer.pieces import agreed, recorded
 from trainer.runs import Source, open_named, open_run
@@ -128,10 +128,11 @@ def open_forward(
     side_px: int,
     num_views: int,
     device: torch.device,
+    calibration: Calibration,
 ) -> Forward:
     """The member's network, asked as in all of this output.
 
-    side_px, num_views: of the views that it will be asked about here.
+    side_px, num_views: of the views that it will be asked about here. calibration: for int8.
     """
     key = manner_key(member, config, device)
     network, input = member.source.network(), member.source.config.input
@@ -142,7 +143,7 @@ def open_forward(
         record = agreed(store, key, dataclasses.asdict(found))
     manner = Manner(**record)
     logger.info("%s is asked with %s", member.name, record)
-    if manner.compiled and not has_compiler(device):
+    if manner.compiled == "inductor" and not has_compiler(device):
         logger.warning("%s: no compiler here, so last digits may differ", member.name)
-        manner = dataclasses.replace(manner, compiled=False)
-    return Forward(network, input, manner, device)
+        manner = dataclasses.replace(manner, compiled="off")
+    return Forward(network, input, manner, device, calibration)

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from trainer.infer.answers import Answers, probabilities
 
-GRID = np.geomspace(0.25, 4, 33)
+GRID = np.geomspace(0.1, 10, 49)
 """Temperatures tried; the best one is refined between its neighbours."""
 PICTURES = 10_000
 """Pictures that a temperature is fitted on, at most."""

@@ -118,6 +118,16 @@ def groups(
     return loaded(Viewed(dataset, data, kinds, cache_dir), plan, data, pin=pin)
 
 
+def centre_views(
+    dataset: Shards, data: DataConfig, side_px: int, crop_ratio: float, most: int, cache_dir: Path
+) -> Tensor:
+    """(n, 3, s, s) uint8 centres of the first pictures that can be read, n at most `most`."""
+    kind = Views("centre", side_px, (round(side_px / crop_ratio),))
+    first = [slice(0, min(most, dataset.num_samples))]
+    found = groups(dataset, data, [kind], first, most, cache_dir, pin=False)
+    return torch.cat([group.views[kind][group.read][:, 0] for group in found])
+
+
 class _Plan(Sampler[range]):
     """The ids of each group."""
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import torch
@@ -19,7 +21,7 @@ from trainer.learn.engine import normalise
 
 CPU = torch.device("cpu")
 INPUT = InputConfig(size_px=32)
-PLAIN = Manner("fp32", "nchw", False, 4)
+PLAIN = Manner("fp32", "nchw", "off", 4)
 
 
 @pytest.fixture(autouse=True)
@@ -56,7 +58,7 @@ def plainly(network: nn.Module, of: Tensor) -> Tensor:
 @pytest.mark.parametrize("layout", ["nchw", "nhwc"])
 def test_answers_do_not_depend_on_passes(network: nn.Module, batch: int, layout: str) -> None:
     of = views(7)
-    found = Forward(network, INPUT, Manner("fp32", layout, False, batch), CPU)(of)
+    found = Forward(network, INPUT, Manner("fp32", layout, "off", batch), CPU)(of)
     assert torch.allclose(found, plainly(network, of), atol=1e-4)
 
 
@@ -111,24 +113,39 @@ def test_what_is_left_open_is_tried(network: nn.Module, monkeypatch: pytest.Monk
     }
     assert [m.batch for m in manners[4:]] == list(forward.CPU_BATCHES)
     assert found == manners[-1]
-    assert not found.compiled
+    assert found.compiled == "off"
 
 
 def test_what_is_said_is_kept(network: nn.Module, monkeypatch: pytest.MonkeyPatch) -> None:
     manners = tried(monkeypatch)
     config = EnsembleConfig(precision="fp32", layout="nhwc", batch=5, compile="off")
     found = choose(network, INPUT, config, 32, 1 << 40, CPU)
-    assert found == Manner("fp32", "nhwc", False, 5)
+    assert found == Manner("fp32", "nhwc", "off", 5)
     assert set(manners) == {found}
 
 
-@pytest.mark.parametrize(("num_views", "compiled"), [(10, False), (1 << 30, True)])
+@pytest.mark.parametrize(("num_views", "compiled"), [(10, "off"), (1 << 30, "inductor")])
 def test_much_work_is_compiled_for(
-    network: nn.Module, monkeypatch: pytest.MonkeyPatch, num_views: int, compiled: bool
+    network: nn.Module, monkeypatch: pytest.MonkeyPatch, num_views: int, compiled: str
 ) -> None:
     tried(monkeypatch)
     monkeypatch.setattr(forward, "has_compiler", lambda _: True)
     assert choose(network, INPUT, EnsembleConfig(), 32, num_views, CPU).compiled == compiled
+
+
+@pytest.mark.parametrize(
+    ("said", "told"),
+    [
+        ({"compile": "tensorrt"}, "compile is tensorrt, but there is no GPU here, or no torch-ten"),
+        ({"precision": "int8"}, "precision is int8, which needs torchao; pip install"),
+    ],
+)
+def test_what_is_not_here_is_told(
+    network: nn.Module, monkeypatch: pytest.MonkeyPatch, said: dict[str, Any], told: str
+) -> None:
+    monkeypatch.setitem(sys.modules, "torchao", None)
+    with pytest.raises(forward.ConfigError, match=told):
+        choose(network, INPUT, EnsembleConfig(**said), 32, 10, CPU)
 
 
 def test_on_without_a_compiler_is_told(network: nn.Module, monkeypatch: pytest.MonkeyPatch) -> None:
