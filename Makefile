@@ -36,11 +36,14 @@ types: install ## Check types with mypy, strict
 contracts: install ## Check who may import what
 	.venv/bin/lint-imports
 
+# By file over two processes: fixtures are of files, and most tests wait for processes of their own.
+SPREAD := -n 2 --dist loadfile
+
 unit: install ## Run the unit tests
-	$(PY) -m pytest tests/unit -q
+	$(PY) -m pytest tests/unit $(SPREAD) -q
 
 integration: install ## Run the tests against real servers and processes
-	$(PY) -m pytest tests/integration -q
+	$(PY) -m pytest tests/integration $(SPREAD) -q
 
 cluster: install ## Run the tests against a real API server and training operator
 	$(PY) -m pytest tests/cluster -q
@@ -62,7 +65,7 @@ images: install ## Build the container images with Debian's Docker engine and ru
 
 # In three runs: what a run has started, such as a cluster, ends with it. All are run, whichever fails.
 test: lint types contracts ## Run every check and every test, the documents' too
-	failed=; for tests in "tests/unit tests/integration" tests/cluster tests/e2e; do \
+	failed=; for tests in "tests/unit tests/integration $(SPREAD)" tests/cluster tests/e2e; do \
 		$(PY) -m pytest $$tests -q || failed="$$failed $$tests"; \
 	done; test -z "$$failed" || { echo "failed:$$failed" >&2; exit 1; }
 

@@ -11,6 +11,7 @@ import dataclasses
 import hashlib
 import json
 import logging
+import re
 from dataclasses import dataclass
 
 import torch
@@ -27,6 +28,7 @@ from trainer.storage import NotFound, Store
 logger = logging.getLogger(__name__)
 
 FOLDER = "members"
+NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*")
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,11 @@ def open_members(store: Store, config: EnsembleConfig) -> list[Member]:
     sources: list[Source] = []
     for address in config.runs:
         source = open_named("runs", address, config.which)
+        if not NAME.fullmatch(source.config.name):
+            raise ConfigError(
+                f"runs: {address} is named {source.config.name!r}; predictions are kept in a folder"
+                " of that name, so it must be of letters, digits, dots, hyphens and underscores"
+            )
         for other in sources:
             if other.config.name == source.config.name:
                 raise ConfigError(

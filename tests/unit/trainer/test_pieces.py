@@ -117,7 +117,7 @@ DAMAGED: list[tuple[Callable[[Path], Any], str]] = [
 ]
 
 
-@pytest.mark.parametrize(("damage", "said"), DAMAGED, ids=lambda value: str(value)[-30:])
+@pytest.mark.parametrize(("damage", "said"), DAMAGED, ids=[said[-30:] for _, said in DAMAGED])
 def test_a_damaged_piece_is_told_in_a_line_and_made_anew_without_its_manifest(
     tmp_path: Path, damage: Callable[[Path], Any], said: str
 ) -> None:

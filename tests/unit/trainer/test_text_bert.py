@@ -260,7 +260,9 @@ REFUSED: list[tuple[Callable[[Path], None], list[str]]] = [
 ]
 
 
-@pytest.mark.parametrize(("change", "parts"), REFUSED, ids=lambda value: str(value)[-40:])
+@pytest.mark.parametrize(
+    ("change", "parts"), REFUSED, ids=[str(parts)[-40:] for _, parts in REFUSED]
+)
 def test_what_is_no_encoder_is_refused_in_a_line(
     tmp_path: Path, change: Callable[[Path], None], parts: list[str]
 ) -> None:
