@@ -127,7 +127,7 @@ def judge_together(found: Mapping[str, Any]) -> Row:
     return Row(
         "top-1, two networks together",
         f"{together:.3f}, {together - max(alone):+.3f} to the better one",
-        f">= {usual:.3f}, their mean",
+        "no less than their mean",
         together >= usual,
     )
 
