@@ -2,7 +2,7 @@
 then judges the labels by their texts, trains two networks with that, and asks both together.
 
     make demo
-    python -m examples.demo.run [--out build/demo] [--name demo]
+    python -m examples.demo.run [--out build/demo] [--name NAME]
 
 Uses only what a user has: `python -m trainer.pack`, the verbs of `launcher`, the files of the run.
 Exits with 1 when a line of its table is not as promised. Takes minutes on two cores, no GPU.
@@ -61,6 +61,11 @@ class Run:
         return self.out / "runs" / self.name
 
     @property
+    def address(self) -> str:
+        """The same as the launcher tells it."""
+        return self.folder.absolute().as_uri()
+
+    @property
     def texts(self) -> Run:
         """The text filtering of its data."""
         return Run(f"{self.name}-texts", self.out)
@@ -81,6 +86,11 @@ class Run:
         return Run(f"{self.name}-answers", self.out)
 
     @property
+    def every(self) -> tuple[Run, ...]:
+        """All of the demo's."""
+        return self, self.texts, self.weighted, self.second, self.answers
+
+    @property
     def audit(self) -> Path:
         """Where the ranks record which samples each update had."""
         return self.out / "audit" / self.name
@@ -97,10 +107,10 @@ class Run:
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m examples.demo.run")
     parser.add_argument("--out", type=Path, default=Path("build/demo"), help="made anew each time")
-    parser.add_argument("--name", default="demo", help="of the run")
+    parser.add_argument("--name", default="", help="of the run; default: demo, or demo-2, ...")
     options = parser.parse_args()
     try:
-        return demo(Run(options.name, options.out))
+        return demo(Run(options.name or free_name(options.out), options.out))
     except DemoError as error:
         print(f"demo: {error}", file=sys.stderr)
     except KeyboardInterrupt:
@@ -111,7 +121,7 @@ def main() -> int:
 def demo(run: Run) -> int:
     """All of it, in order; the exit status."""
     began_s = time.monotonic()
-    for each in (run, run.texts, run.weighted, run.second, run.answers):
+    for each in run.every:
         forget(each)
     say("1. Raw data: handwritten digits as noisy web pictures, two labels in five wrong")
     shutil.rmtree(run.out, ignore_errors=True)
@@ -148,17 +158,33 @@ def demo(run: Run) -> int:
     return 0 if all(row.kept for row in rows) else 1
 
 
+def free_name(out: Path) -> str:
+    """The first name of which no run is kept elsewhere, as by a demo of another folder."""
+    kept = known_jobs()
+    for number in range(1, 100):
+        run = Run(f"demo-{number}" if number > 1 else "demo", out)
+        if all(kept.get(each.name, each.address) == each.address for each in run.every):
+            return run.name
+    raise DemoError("demo to demo-99 are all taken by other folders; choose a name with --name")
+
+
+def known_jobs() -> dict[str, str]:
+    """Where each job of this machine is kept, by its name."""
+    items = json.loads(launcher("list", "-o", "json"))["items"]
+    return {job["name"]: job["checkpoints"] for job in items}
+
+
 def forget(run: Run) -> None:
     """Deletes what an earlier demo has left of the run; refuses a run that is not the demo's."""
-    for job in json.loads(launcher("list", "-o", "json"))["items"]:
-        if job["name"] != run.name:
-            continue
-        if job["checkpoints"] != run.folder.absolute().as_uri():
-            raise DemoError(
-                f"a run named {run.name!r} exists that is not this demo's (it is kept in"
-                f" {job['checkpoints']}); choose another name with --name"
-            )
-        launcher("delete", run.name, "--yes", "--force")
+    kept = known_jobs().get(run.name)
+    if kept is None:
+        return
+    if kept != run.address:
+        raise DemoError(
+            f"a run named {run.name!r} exists that is not this demo's (it is kept in {kept});"
+            " choose another name with --name"
+        )
+    launcher("delete", run.name, "--yes", "--force")
 
 
 def judge_texts(run: Run) -> float:
