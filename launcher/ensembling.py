@@ -11,7 +11,7 @@ from typing import Any
 
 from launcher import settings
 from launcher.errors import UsageError
-from launcher.parts import indexes_of
+from launcher.parts import check_said, indexes_of
 from launcher.placing import absolute
 from launcher.request import IndexedRequest, Work
 from launcher.spec import check_address
@@ -48,10 +48,8 @@ def work(request: IndexedRequest, wishes: Wishes) -> Work:
     """What the indexes of the job do. Raises UsageError where data or runs are not said."""
     known = settings.load(os.environ, Path.cwd())
     data = check_address(wishes.data or known.get("val"), "--data")
-    said = {override.partition("=")[0] for override in request.overrides}
-    for flag, key, value in (("--data", "data", data), ("--run", "runs", wishes.runs)):
-        if not value and key not in said:
-            raise UsageError(f"{flag} is not given; `launcher ensemble run -h` shows how")
+    wanted = ("--data", "data", data), ("--run", "runs", wishes.runs)
+    check_said(request, "ensemble", wanted)
     config = EnsembleConfig(
         data=absolute(request, data),
         runs=tuple(absolute(request, run) for run in wishes.runs),

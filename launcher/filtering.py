@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from launcher import settings
-from launcher.errors import UsageError
-from launcher.parts import indexes_of
+from launcher.parts import check_said, indexes_of
 from launcher.placing import absolute
 from launcher.request import IndexedRequest, Work
 from launcher.spec import check_address
@@ -32,11 +31,9 @@ def work(request: IndexedRequest, wishes: Wishes) -> Work:
     """What the indexes of the job do. Raises UsageError where data or model are not said."""
     known = settings.load(os.environ, Path.cwd())
     data = check_address(wishes.data or known.get("data"), "--data")
-    said = {override.partition("=")[0] for override in request.overrides}
-    for flag, key, value in (("--data", "data", data), ("--model", "encoder.model", wishes.model)):
-        if not value and key not in said:
-            raise UsageError(f"{flag} is not given; `launcher textfilter run -h` shows how")
     model = wishes.model
+    wanted = ("--data", "data", data), ("--model", "encoder.model", model)
+    check_said(request, "textfilter", wanted)
     if model and model != NGRAMS:
         model = absolute(request, model)
     config = TextfilterConfig(

@@ -17,6 +17,7 @@ from tests.integration.test_finetune import finished, start
 from tests.integration.test_textfilter import Ended
 from tests.raws import Sample, Tree
 from trainer import pack
+from trainer.storage import open_store
 
 LIMIT_S = 200.0
 CLASSES = 6
@@ -68,6 +69,13 @@ class House:
         options = ["epochs=6", f"seed={seed}", f"name={name}", "input.size_px=24"]
         options += [f"data.val={self.folder}/val", "evaluate.every_epochs=6"]
         return finished(start("trainer.train", run, data, options), run).folder
+
+    def upload(self, place: str) -> None:
+        """Copies the runs and the validation pictures to an address, under their names."""
+        for folder in (*self.runs, self.folder / "val"):
+            store = open_store(f"{place}/{folder.name}")
+            for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+                store.put(str(path.relative_to(folder)), path.read_bytes())
 
     def options(self, out: str, runs: Sequence[Path | str] = (), data: str = "") -> list[str]:
         named = ",".join(map(str, runs or self.runs))

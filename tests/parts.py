@@ -10,7 +10,6 @@ lost in a callback of an import.
 from __future__ import annotations
 
 import os
-import signal
 import sys
 import time
 from dataclasses import dataclass
@@ -18,9 +17,10 @@ from typing import Literal
 
 from launcher.request import Work
 from trainer.config import RUN_INDEX, RUN_INDEXES, load, setting
+from trainer.exits import leave_on_sigterm
 from trainer.storage import open_store
 
-USAGE, TERMINATED = 2, 143
+USAGE = 2
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class PartsConfig:
 
 
 def main() -> int:
-    signal.signal(signal.SIGTERM, lambda *_: os._exit(TERMINATED))
+    leave_on_sigterm()
     cfg = load(PartsConfig)
     index, indexes = int(os.environ[RUN_INDEX]), int(os.environ[RUN_INDEXES])
     store = open_store(cfg.output)

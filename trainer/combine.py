@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from trainer.config import SUBMISSION_FILE, SUBMISSION_LABELS, ConfigError
+from trainer.config import OBJECTIVES, SUBMISSION_FILE, SUBMISSION_LABELS, ConfigError
 from trainer.data.cache import cache_folder
 from trainer.data.records import names_of
 from trainer.data.shards import Dataset, open_dataset
@@ -28,7 +28,6 @@ from trainer.infer.candidates import candidates, ranked
 from trainer.infer.methods import METHODS, combined
 from trainer.infer.scores import Interval, places, score
 from trainer.infer.search import (
-    OBJECTIVES,
     Found,
     advised,
     contributions,
@@ -52,8 +51,7 @@ def combine(given: argparse.Namespace) -> dict[str, Any]:
     calibrations = [calibrate(member, labels, folds) for member in members]
     temperatures = [each.temperature for each in calibrations]
     of = candidates(members, labels, temperatures)
-    read = np.logical_and.reduce([_read(member) for member in members])
-    found = search(of, folds[read], given.objective)
+    found = search(of, folds[of.ids], given.objective)
     added = contributions(of, given.objective) if len(members) > 1 else [None]
     best = advised(found)
     chosen = next((each for each in found if each.method.name == given.method), best)
@@ -88,10 +86,6 @@ def _opened(member: Answers, *, labelled: bool) -> Dataset:
 
 def _same_data(one: Answers, other: Answers) -> bool:
     return bool(one.record["dataset_sha256"] == other.record["dataset_sha256"])
-
-
-def _read(member: Answers) -> NDArray[np.bool_]:
-    return np.concatenate([read for _, _, read in member.parts()])
 
 
 def _single(member: Answers, labels: NDArray[np.int64]) -> dict[str, Any]:

@@ -12,25 +12,23 @@ from __future__ import annotations
 import itertools
 import json
 import logging
-import os
-import signal
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
 from trainer.config import ConfigError, DataConfig, EnsembleConfig, check_ensemble
 from trainer.data.cache import cache_folder
 from trainer.data.shards import Dataset, DatasetError, open_dataset
 from trainer.entry import run_entry
-from trainer.exits import TERMINATED
+from trainer.exits import leave_on_sigterm
 from trainer.infer import predictions
 from trainer.infer.members import Member, manner_key, open_forward, open_members
 from trainer.infer.predictions import Asking, Task
 from trainer.infer.quantise import PICTURES
 from trainer.infer.views import centre_views, group_rows
+from trainer.learn.placement import own_device
 from trainer.pieces import Span, share, spans_of
 from trainer.storage import Store, open_store
 
@@ -39,8 +37,7 @@ logger = logging.getLogger(__name__)
 
 def ensemble(config: EnsembleConfig) -> None:
     """Makes this process's parts; tells of each network's predictions that are complete."""
-    # A container's first process would not hear it otherwise; what is kept is whole anyway.
-    signal.signal(signal.SIGTERM, lambda *_: os._exit(TERMINATED))
+    leave_on_sigterm()
     check_ensemble(config)
     cache_dir = cache_folder(config.cache_dir)
     dataset = open_dataset(config.data, cache_dir, labelled=False)
@@ -52,7 +49,7 @@ def ensemble(config: EnsembleConfig) -> None:
     _answer(store, config, dataset, tasks, share(every), cache_dir)
     done = [task for task in tasks if not task.pieces.missing(every)]
     for task in done:
-        manner = manner_key(task.member, config, _device())
+        manner = manner_key(task.member, config, own_device())
         predictions.describe(store, task, dataset, manner, config.part_samples)
     others = [task.title for task in tasks if task not in done]
     if others:
@@ -68,10 +65,6 @@ def _check_classes(dataset: Dataset, members: list[Member]) -> None:
             f"{dataset.address} has {dataset.num_classes} classes, but the runs have {classes};"
             " give data of the runs' classes"
         )
-
-
-def _device() -> torch.device:
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def _answer(
@@ -93,7 +86,7 @@ def _answer(
         views = sum(len(missing[t.title]) * config.part_samples * t.crops.number for t in wanted)
         ratio = wanted[0].member.source.config.input.crop_ratio
         sample = partial(_sample, dataset, ratio, cache_dir)
-        network = open_forward(store, wanted[0].member, config, side, views, _device(), sample)
+        network = open_forward(store, wanted[0].member, config, side, views, own_device(), sample)
         askings += [Asking(task, network) for task in wanted]
     logger.info("%d parts are missing here", sum(map(len, missing.values())))
     lacking = {

@@ -136,28 +136,21 @@ def _upload(store: Store, key: str, head: bytes, body: memoryview) -> None:
 class Pieces:
     """The pieces of one dataset made in one way."""
 
-    def __init__(self, out: str, folder: str, made_of: Sequence[Any]) -> None:
-        """made_of: everything that the arrays depend on, as JSON has it."""
-        told = json.dumps([FORMAT, *made_of], sort_keys=True)
+    def __init__(self, out: str, prefix: str) -> None:
+        """prefix: where they are, under the output."""
+        self.prefix = prefix
         self._store = open_store(out)
-        self._prefix = f"{folder}/{hashlib.sha256(told.encode()).hexdigest()[:16]}"
 
     @classmethod
-    def at(cls, out: str, prefix: str) -> Pieces:
-        """Those that another process has made, to be read."""
-        pieces = cls.__new__(cls)
-        pieces._store, pieces._prefix = open_store(out), prefix
-        return pieces
+    def of(cls, out: str, folder: str, made_of: Sequence[Any]) -> Pieces:
+        """made_of: everything that the arrays depend on, as JSON has it."""
+        told = json.dumps([FORMAT, *made_of], sort_keys=True)
+        return cls(out, f"{folder}/{hashlib.sha256(told.encode()).hexdigest()[:16]}")
 
     def missing(self, spans: Sequence[Span]) -> list[Span]:
         """Which of these have not been made yet."""
-        there = {entry.key for entry in self._store.list(f"{self._prefix}/")}
+        there = {entry.key for entry in self._store.list(f"{self.prefix}/")}
         return [span for span in spans if self._manifest(span.number) not in there]
-
-    @property
-    def prefix(self) -> str:
-        """Where they are, under the output."""
-        return self._prefix
 
     def keep(self, span: Span, arrays: Arrays) -> None:
         """Writes a piece; the same piece of another writer may be there already."""
@@ -189,10 +182,10 @@ class Pieces:
         return arrays
 
     def _manifest(self, number: int) -> str:
-        return f"{self._prefix}/{number:06d}.json"
+        return f"{self.prefix}/{number:06d}.json"
 
     def _array(self, number: int, sha256: str) -> str:
-        return f"{self._prefix}/{number:06d}-{sha256[:16]}.npy"
+        return f"{self.prefix}/{number:06d}-{sha256[:16]}.npy"
 
     def _checked(self, number: int, sha256: str) -> NDArray[Any]:
         content = self._store.get(self._array(number, sha256))

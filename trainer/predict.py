@@ -16,16 +16,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from trainer.config import ConfigError, crops_of
 from trainer.data.decode import DamagedImage, decode
 from trainer.data.shards import MANIFEST
 from trainer.entry import log_to_stderr, one_line_errors
-from trainer.infer.crops import crop_set
+from trainer.infer.crops import crops_for
 from trainer.infer.forward import FIRST_BATCH, Forward, Manner
 from trainer.infer.predictions import mean_answer
 from trainer.infer.views import views_of
+from trainer.learn.placement import own_device
 from trainer.runs import Source, open_run
 from trainer.storage import StorageError, open_store
 
@@ -40,11 +40,16 @@ def predict(
         told = ", ".join(f"{source.address} {source.num_classes}" for source in sources)
         raise ConfigError(f"the runs are of different classes: {told}; give runs of the same")
     names = class_names(sources[0])
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = own_device()
     manner = Manner("fp32", "nchw", "off", FIRST_BATCH)  # a few pictures are not worth timing
     networks = [
-        Forward(source.network(), source.config.input, manner, device) for source in sources
+        (
+            Forward(source.network(), source.config.input, manner, device),
+            crops_for(crops, source.config.input),
+        )
+        for source in sources
     ]
+    kinds = tuple(dict.fromkeys(kind for _, each in networks for kind in each.views))
     items: list[dict[str, Any]] = []
     for image in images:
         try:
@@ -55,7 +60,9 @@ def predict(
             )
             items.append({"image": image, "error": str(reason), "classes": []})
             continue
-        found = torch.stack([answer(picture, each, crops) for each in networks]).mean(0)
+        views = {kind: each[None] for kind, each in views_of(picture, kinds).items()}
+        answers = [mean_answer(*asked, views, "probabilities")[0] for asked in networks]
+        found = torch.stack(answers).mean(0)
         best = found.topk(min(top, len(found)))
         classes = [
             {"label": label, "name": names[label], "probability": round(p, 6)}
@@ -63,15 +70,6 @@ def predict(
         ]
         items.append({"image": image, "error": "", "classes": classes})
     return {"schemaVersion": 1, "runs": list(runs), "crops": crops, "items": items}
-
-
-def answer(picture: Tensor, network: Forward, crops: str) -> Tensor:
-    """(K,) mean probabilities over the crops. picture: (3, H, W) uint8."""
-    name, size = crops_of(crops)
-    input = network.input
-    crop = crop_set(name, size or input.size_px, input.crop_ratio, flips=input.flip > 0)
-    views = {kind: each[None] for kind, each in views_of(picture, crop.views).items()}
-    return mean_answer(network, crop, views, "probabilities")[0]
 
 
 def class_names(source: Source) -> list[str]:

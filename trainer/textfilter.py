@@ -15,8 +15,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
-import signal
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -31,8 +29,9 @@ from trainer.data.cache import cache_folder
 from trainer.data.selection import load_probabilities
 from trainer.data.shards import Dataset, open_dataset
 from trainer.entry import run_entry
-from trainer.exits import TERMINATED
+from trainer.exits import leave_on_sigterm
 from trainer.learn.features import features_of
+from trainer.learn.placement import own_device
 from trainer.pieces import Pieces, Span, keep_array, share, spans
 from trainer.runs import Source, open_named
 from trainer.storage import open_store
@@ -67,12 +66,10 @@ class Work:
 
 def textfilter(config: TextfilterConfig) -> None:
     """Encodes this process's pieces; judges where no piece is missing any more."""
-    # A container's first process would not hear it otherwise; what is kept is whole anyway. An
-    # exception could get lost where Python cannot raise one, as in callbacks of an import.
-    signal.signal(signal.SIGTERM, lambda *_: os._exit(TERMINATED))
+    leave_on_sigterm()
     cache_dir = cache_folder(config.cache_dir)
     dataset = open_dataset(config.data, cache_dir)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = own_device()
     every = spans(dataset)
     mine = share(every)
     # What is needed last is read first: it fails before hours of encoding.
@@ -104,7 +101,7 @@ def _fill(pieces: Pieces, work: Work, encoder: Encoder) -> None:
 def _picture_pieces(work: Work, source: Source) -> Pieces:
     """The pieces of the pictures' features by a run."""
     made_of = [work.dataset.sha256, source.config.model.name, source.manifest.objects[0].sha256]
-    return Pieces(work.config.output, "features", made_of)
+    return Pieces.of(work.config.output, "features", made_of)
 
 
 def _fill_pictures(pieces: Pieces, work: Work, source: Source) -> None:

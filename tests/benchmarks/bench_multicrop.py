@@ -37,7 +37,7 @@ from trainer.infer.predictions import mean_answer
 from trainer.infer.views import group_rows, groups
 from trainer.learn import models
 from trainer.learn.engine import normalise
-from trainer.learn.placement import has_bf16
+from trainer.learn.placement import has_bf16, own_device
 from trainer.runs import Source, open_run
 
 NETWORKS = os.environ.get("MULTICROP_NETWORKS", "resnet50,seresnext50_32x4d").split(",")
@@ -60,16 +60,14 @@ Answer = Callable[[], Tensor]
 def measure() -> list[Row]:
     """The rows of this processor, of AVX2 alone, and of how near the answers are."""
     rows = [
-        row for name in NETWORKS for row in speeds(name, has_bf16(device()), TARGETS.get(name, ""))
+        row
+        for name in NETWORKS
+        for row in speeds(name, has_bf16(own_device()), TARGETS.get(name, ""))
     ]
-    if device().type == "cpu":
+    if own_device().type == "cpu":
         rows += narrow()
     data = os.environ.get("MINI_WEBVISION")
     return rows + (nearness(data) if data else [])
-
-
-def device() -> torch.device:
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def speeds(name: str, fast: bool, target: str, where: str = "") -> list[Row]:
@@ -83,8 +81,8 @@ def speeds(name: str, fast: bool, target: str, where: str = "") -> list[Row]:
         (kind,) = crops.views
         theirs = naive(models.build(ModelConfig(name=name), CLASSES), input)
         network = models.build(ModelConfig(name=name), CLASSES)
-        manner = choose(network, input, config, kind.side_px, MANY, device())
-        ours = fast_one(Forward(network, input, manner, device()), crops, kind)
+        manner = choose(network, input, config, kind.side_px, MANY, own_device())
+        ours = fast_one(Forward(network, input, manner, own_device()), crops, kind)
         peer_s, our_s = in_turn(theirs, ours)
         told = f"{manner.precision} {manner.layout} by {manner.batch}"
         told += "" if manner.compiled == "off" else " compiled"
@@ -105,7 +103,7 @@ def naive(network: nn.Module, input: InputConfig) -> Answer:
     """One picture's ten crops, one after the other."""
     (kind,) = crop_set("10", SIZE_PX, RATIO).views
     views = random_views(kind, 1)[0]
-    placed = network.to(device()).eval()
+    placed = network.to(own_device()).eval()
     return lambda: ten_passes(placed, views, input)
 
 
@@ -114,7 +112,7 @@ def ten_passes(network: nn.Module, views: Tensor, input: InputConfig) -> Tensor:
     """(K,) mean probabilities of five views and their mirror images. views: (5, 3, s, s) uint8."""
     total = torch.zeros(())
     for each in (*views, *views.flip(-1)):
-        logits = network(normalise(each[None], input, device(), "nchw"))
+        logits = network(normalise(each[None], input, own_device(), "nchw"))
         total = total + logits.softmax(1)[0].cpu()
     return total / (2 * len(views))
 
@@ -157,8 +155,11 @@ def nearness(data: str) -> list[Row]:
     input, network = source.config.input, source.network()
     crops = crop_set("10", input.size_px, input.crop_ratio)
     (kind,) = crops.views
-    manner = choose(network, input, EnsembleConfig(), input.size_px, MANY, device())
-    forward, plain = Forward(network, input, manner, device()), source.network().to(device()).eval()
+    manner = choose(network, input, EnsembleConfig(), input.size_px, MANY, own_device())
+    forward, plain = (
+        Forward(network, input, manner, own_device()),
+        source.network().to(own_device()).eval(),
+    )
     same, largest = 0, 0.0
     rows = group_rows(kind.number)
     every = [slice(0, dataset.num_samples)]

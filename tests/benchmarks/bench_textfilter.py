@@ -30,7 +30,7 @@ import torch
 
 from tests.benchmarks.table import Row
 from trainer.config import EncoderConfig
-from trainer.learn.placement import has_bf16
+from trainer.learn.placement import has_bf16, own_device
 from trainer.text.encoder import encode_once, open_encoder
 from trainer.text.wordnet import WordNet
 
@@ -50,7 +50,7 @@ def measure() -> list[Row]:
     """The rows of this device, of AVX2 alone, and of the memory of judging."""
     with tempfile.TemporaryDirectory() as folder:
         model = unpacked(Path(folder))
-        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        device = own_device()
         rows = speeds(model, device)
         if device.type == "cpu":
             rows += narrow(model)

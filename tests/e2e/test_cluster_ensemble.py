@@ -8,12 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.cluster.controllers import until
-from tests.cluster.images import SUITE
-from tests.cluster.ledgers import CLUSTER
-from tests.e2e.cluster_runs import SECRET, ClusterRun
+from tests.e2e.cluster_runs import ClusterRun
 from tests.e2e.ledgered import kept_ledger
-from tests.e2e.losses import lose_a_pod, patch
+from tests.e2e.losses import flags, gone_and_counted, lose_a_pod
 from tests.e2e.runs import launcher
 from tests.ensembles import COUNT, MANNER, House
 from tests.servers import BUCKET, S3Server
@@ -34,10 +31,7 @@ def test_an_ensemble_survives_a_lost_pod_and_is_counted(
         monkeypatch.setenv(name, value)
     place = f"s3://{BUCKET}/{run.namespace}"
     house = House(tmp_path / "house")
-    for folder in (*house.runs, house.folder / "val"):
-        store = open_store(f"{place}/{folder.name}")
-        for path in sorted(path for path in folder.rglob("*") if path.is_file()):
-            store.put(str(path.relative_to(folder)), path.read_bytes())
+    house.upload(place)
     runs = [word for each in house.runs for word in ("--run", f"{place}/{each.name}")]
     given = (
         *("--data", f"{place}/val", *runs, "--crops", "10", "--crops", "144"),
@@ -48,14 +42,8 @@ def test_an_ensemble_survives_a_lost_pod_and_is_counted(
         "ensemble", "run", *given, "--local", "--name", NAME, "--checkpoints", str(here), "--wait"
     )
 
-    on_cluster = (
-        "-n", run.namespace, "--name", NAME, "--image", SUITE, "--checkpoints", f"{place}/out",
-        "--indexes", str(INDEXES), "--parallelism", "2", "--gpus", "1", "--cpus", "1",
-        "--memory-gib", "2", "--budget", BUDGET, "--patch", str(patch(tmp_path)),
-        f"job.s3_secret={SECRET}", "job.shm_per_gpu_gib=1",
-    )  # fmt: skip
     with kept_ledger(run, BUDGET, tmp_path, "--gpu-days", "10", "--mode", "soft") as ledger:
-        launcher("ensemble", "run", *given, *on_cluster)
+        launcher("ensemble", "run", *given, *flags(run, NAME, INDEXES, BUDGET, tmp_path))
         lose_a_pod(run, NAME)
         run.finished("300s")
         assert f"{INDEXES}/{INDEXES} indexes done" in run.tell()
@@ -72,10 +60,4 @@ def test_an_ensemble_survives_a_lost_pod_and_is_counted(
         )
         assert json.loads(found.stdout)["num_read"] == COUNT
 
-        def counted() -> dict[str, int]:
-            flags = ("--by", "stage", "--ledger", str(ledger), "--cluster", CLUSTER, "-o", "json")
-            told = json.loads(launcher("usage", *flags).stdout)
-            return {each["stage"]: each["gpu_ms"] for each in told["rows"]}
-
-        run.kubectl("delete", "jobs", NAME, "--timeout=60s")
-        until(lambda: counted().get("ensemble", 0) > 0, "the stage is in the ledger", 90)
+        gone_and_counted(run, NAME, "ensemble", ledger)

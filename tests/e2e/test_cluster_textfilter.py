@@ -12,12 +12,9 @@ import numpy as np
 import pytest
 import yaml
 
-from tests.cluster.controllers import until
-from tests.cluster.images import SUITE
-from tests.cluster.ledgers import CLUSTER
-from tests.e2e.cluster_runs import SECRET, ClusterRun
+from tests.e2e.cluster_runs import ClusterRun
 from tests.e2e.ledgered import kept_ledger
-from tests.e2e.losses import lose_a_pod, patch
+from tests.e2e.losses import flags, gone_and_counted, lose_a_pod
 from tests.e2e.runs import launcher
 from tests.raws import picture
 from tests.servers import BUCKET, S3Server
@@ -80,14 +77,8 @@ def test_a_filtering_survives_a_lost_pod_and_is_counted(
     local = ("--local", "--name", NAME, "--checkpoints", str(here), "--wait")
     launcher("textfilter", "run", *given, *local)
 
-    on_cluster = (
-        "-n", run.namespace, "--name", NAME, "--image", SUITE, "--checkpoints", f"{place}/out",
-        "--indexes", str(INDEXES), "--parallelism", "2", "--gpus", "1", "--cpus", "1",
-        "--memory-gib", "2", "--budget", BUDGET, "--patch", str(patch(tmp_path)),
-        f"job.s3_secret={SECRET}", "job.shm_per_gpu_gib=1",
-    )  # fmt: skip
     with kept_ledger(run, BUDGET, tmp_path, "--gpu-days", "10", "--mode", "soft") as ledger:
-        launcher("textfilter", "run", *given, *on_cluster)
+        launcher("textfilter", "run", *given, *flags(run, NAME, INDEXES, BUDGET, tmp_path))
         lose_a_pod(run, NAME)
         run.finished("300s")
         assert f"{INDEXES}/{INDEXES} indexes done" in run.tell()
@@ -100,10 +91,4 @@ def test_a_filtering_survives_a_lost_pod_and_is_counted(
         scores = np.load(io.BytesIO(store.get("scores.npy")), allow_pickle=False)
         assert 0.6 < scores["probability"].mean() < 0.85  # 73 % of the labels are right
 
-        def counted() -> dict[str, int]:
-            flags = ("--by", "stage", "--ledger", str(ledger), "--cluster", CLUSTER, "-o", "json")
-            found = json.loads(launcher("usage", *flags).stdout)
-            return {each["stage"]: each["gpu_ms"] for each in found["rows"]}
-
-        run.kubectl("delete", "jobs", NAME, "--timeout=60s")
-        until(lambda: counted().get("textfilter", 0) > 0, "the stage is in the ledger", 90)
+        gone_and_counted(run, NAME, "textfilter", ledger)

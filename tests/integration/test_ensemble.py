@@ -256,10 +256,7 @@ def test_a_store_that_drops_a_tenth_of_its_answers(
 ) -> None:
     for key, value in s3.environment().items():
         monkeypatch.setenv(key, value)
-    for run in (*house.runs, house.folder / "val"):
-        store = open_store(f"s3://{BUCKET}/{run.name}")
-        for path in sorted(path for path in run.rglob("*") if path.is_file()):
-            store.put(str(path.relative_to(run)), path.read_bytes())
+    house.upload(f"s3://{BUCKET}")
     with proxy(s3.port) as between:
         between.drop_share(0.1)
         monkeypatch.setenv("AWS_ENDPOINT_URL", between.endpoint)

@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from tools.experiments.places import ROOT
+from tools.experiments.spec import SpecError
 
 Child = subprocess.Popen[bytes]
 
@@ -50,6 +51,22 @@ def start(module: str, arguments: Iterable[str], *, log: Path, lock: int) -> Chi
             pass_fds=(lock,),
             preexec_fn=prepare,
         )
+
+
+def run(module: str, arguments: Iterable[str], *, log: Path, lock: int) -> int:
+    """The same to its end; the exit status."""
+    child = start(module, arguments, log=log, lock=lock)
+    try:
+        while child.poll() is None:
+            time.sleep(0.1)
+    finally:
+        end([child])
+    return child.returncode
+
+
+def failure(what: str, log: Path) -> SpecError:
+    """What to raise of a program that has failed, with the last lines of its log."""
+    return SpecError("\n".join([f"{what}; {log} ends with", *tail(log)]))
 
 
 def end(children: Iterable[Child]) -> None:

@@ -6,7 +6,6 @@ import hashlib
 import json
 import os
 import shutil
-import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -111,13 +110,6 @@ def _pack(raw: Path, target: Path, split: str, log: Path, lock: int) -> None:
     log.unlink(missing_ok=True)
     children.say(f"packs {raw}, {split}, once")
     arguments = [str(raw), str(part), "--split", split]
-    child = children.start("trainer.pack", arguments, log=log, lock=lock)
-    try:
-        while child.poll() is None:
-            time.sleep(0.1)
-    finally:
-        children.end([child])
-    if child.returncode:
-        said = "\n".join(children.tail(log))
-        raise SpecError(f"cannot pack {raw} ({split}); {log} ends with\n{said}")
+    if children.run("trainer.pack", arguments, log=log, lock=lock):
+        raise children.failure(f"cannot pack {raw} ({split})", log)
     part.rename(target)

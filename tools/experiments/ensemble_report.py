@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from tools.experiments.ensembles import Document
-from tools.experiments.report import over_seeds
+from tools.experiments.report import over_seeds, rows_of
 
 
 def tables(documents: Sequence[Document], combined: str, objective: str) -> list[str]:
@@ -32,7 +32,7 @@ def tables(documents: Sequence[Document], combined: str, objective: str) -> list
 
 def _lines(rows: Sequence[Sequence[str]]) -> list[str]:
     head, *rest = rows
-    return [f"| {' | '.join(row)} |" for row in (head, ["---"] * len(head), *rest)]
+    return rows_of([head, ["---"] * len(head), *rest])
 
 
 def _singles(documents: Sequence[Document], key: str) -> list[str]:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from tools.experiments import children
 from tools.experiments.cells import Chain, sha256
 from tools.experiments.dataset import Data
 from tools.experiments.places import ROOT
+from tools.experiments.results import write_rows
 from tools.experiments.spec import Ensemble, Experiment, SpecError
 from trainer.config import SUBMISSION_FILE
 
@@ -43,21 +43,22 @@ def run(
     assert ensemble is not None
     names = {_run_name(chain): chain.method for chain in chains}
     seed = chains[0].seed
-    folder = state / "ensembles" / f"{seed}-{key_of(experiment, chains, data)}"
+    key = key_of(experiment, chains, data)
+    folder = state / "ensembles" / f"{seed}-{key}"
     folder.mkdir(parents=True, exist_ok=True)
-    outputs = {"val": _asked(ensemble, chains, data.val, folder / "val", lock)}
+    answers = _asked(ensemble, chains, data.val, folder / "val", lock)
     options = ["--crops", ensemble.combined, "--objective", ensemble.objective]
     if data.test:
-        outputs["test"] = _asked(ensemble, chains, data.test, folder / "test", lock)
+        tested = _asked(ensemble, chains, data.test, folder / "test", lock)
         out = build / f"{experiment.name}-{seed}" / SUBMISSION_FILE
-        options += ["--test", str(outputs["test"]), "--out", str(out)]
+        options += ["--test", str(tested), "--out", str(out)]
     children.say(f"seed {seed}: combines")
-    found = _combined(outputs["val"], options, folder / "combine.log")
+    found = _combined(answers, options, folder / "combine.log")
     found.pop("submission", None)
     for each in (*found["singles"], *found["members"]):
         each["member"] = names[each["member"]]
     del found["data"]
-    return {"seed": seed, "key": key_of(experiment, chains, data), **found}
+    return {"seed": seed, "key": key, **found}
 
 
 def key_of(experiment: Experiment, chains: Sequence[Chain], data: Data) -> str:
@@ -87,16 +88,8 @@ def _asked(ensemble: Ensemble, chains: Sequence[Chain], data: str, output: Path,
     run_path, log = output / "run.yaml", output / "log"
     run_path.write_text(yaml.safe_dump(tree, sort_keys=False), encoding="utf-8")
     children.say(f"seed {chains[0].seed}: {len(chains)} networks about {data}")
-    child = children.start("trainer.ensemble", [str(run_path)], log=log, lock=lock)
-    try:
-        while child.poll() is None:
-            time.sleep(0.1)
-    finally:
-        children.end([child])
-    if child.returncode:
-        raise SpecError(
-            "\n".join([f"trainer.ensemble failed; {log} ends with", *children.tail(log)])
-        )
+    if children.run("trainer.ensemble", [str(run_path)], log=log, lock=lock):
+        raise children.failure("trainer.ensemble failed", log)
     return output
 
 
@@ -105,9 +98,7 @@ def _combined(output: Path, options: list[str], log: Path) -> Document:
     with log.open("w", encoding="utf-8") as said:
         done = subprocess.run(command, stdout=subprocess.PIPE, stderr=said, text=True, cwd=ROOT)
     if done.returncode:
-        raise SpecError(
-            "\n".join([f"trainer.combine failed; {log} ends with", *children.tail(log)])
-        )
+        raise children.failure("trainer.combine failed", log)
     found: Document = json.loads(done.stdout)
     return found
 
@@ -126,4 +117,4 @@ def read(path: Path) -> list[Document]:
 def write(path: Path, documents: Sequence[Document]) -> None:
     """Replaces the file by these documents, one a line."""
     ordered = sorted(documents, key=lambda each: int(each["seed"]))
-    path.write_text("[\n" + ",\n".join(json.dumps(each) for each in ordered) + "\n]\n")
+    write_rows(path, ordered)

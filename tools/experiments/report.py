@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from tools.experiments.cells import config_of
@@ -113,6 +113,11 @@ def _table(groups: dict[str, list[Row]], first: str) -> list[str]:
                 f"{statistics.fmean(_values(rows, 'seconds')) / 60:.1f}",
             )
         )
+    return rows_of(lines)
+
+
+def rows_of(lines: Iterable[Sequence[str]]) -> list[str]:
+    """Lines of cells as those of a table in Markdown."""
     return [f"| {' | '.join(line)} |" for line in lines]
 
 
@@ -129,7 +134,7 @@ def _sizes_table(groups: dict[str, list[Row]]) -> list[str]:
         powers = [row["p"] for row in groups[name] if row.get("p") is not None]
         power = f"{statistics.fmean(powers):.2f}" if powers else ""
         lines.append((name, *values, power))
-    return [*(f"| {' | '.join(line)} |" for line in lines), ""]
+    return [*rows_of(lines), ""]
 
 
 def by_size(rows: Sequence[Row]) -> dict[int, list[float]]:

@@ -9,13 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from trainer.config import ConfigError, crops_of
+from trainer.config import OBJECTIVES, ConfigError, crops_of
 
 Tree = dict[str, Any]
 
 KEYS = ("what", "data", "seeds", "jobs", "sizes", "base", "methods", "ensemble")
 ENSEMBLE_KEYS = ("crops", "combined", "objective")
-OBJECTIVES = ("top1", "top5", "class-top1", "class-top5")
 SIZES_PX = (16, 2048)
 """Least and most, as input.size_px allows."""
 ENTRIES = {

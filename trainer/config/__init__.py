@@ -6,9 +6,11 @@ Shared with the launcher, so it imports neither torch nor anything that does.
 from trainer.config.augment import AugmentConfig
 from trainer.config.ensemble import (
     CROPS,
+    OBJECTIVES,
     SUBMISSION_FILE,
     SUBMISSION_LABELS,
     EnsembleConfig,
+    Objective,
     check_ensemble,
     crops_of,
 )
@@ -65,6 +67,7 @@ from trainer.config.update import OptimConfig, UpdateConfig
 __all__ = [
     "CROPS",
     "NGRAMS",
+    "OBJECTIVES",
     "RUN_CONFIG",
     "RUN_INDEX",
     "RUN_INDEXES",
@@ -92,6 +95,7 @@ __all__ = [
     "LogConfig",
     "LossConfig",
     "ModelConfig",
+    "Objective",
     "OptimConfig",
     "SceConfig",
     "SelectConfig",

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 from trainer.config.fields import setting
 from trainer.config.loading import ConfigError
 
 CROPS = ("1", "2", "10", "144", "vgg", "multiscale", "dense")
 """Crop sets by name; `NAME@SIZE` takes another input size than the run's own."""
+Objective = Literal["top1", "top5", "class-top1", "class-top5"]
+OBJECTIVES: tuple[Objective, ...] = get_args(Objective)
+"""What a combination is chosen by: hits over pictures, or the mean over classes."""
 SUBMISSION_FILE = "predictions.txt"
 """What a submission's zip holds."""
 SUBMISSION_LABELS = 5

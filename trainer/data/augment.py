@@ -83,10 +83,13 @@ def evaluation_view(image: Tensor, config: InputConfig, size: int) -> Tensor:
 
     image: (3, H, W) uint8. Returns (3, size, size) uint8.
     """
-    resized = resize_short(image, round(size / config.crop_ratio))
-    top = round((resized.shape[-2] - size) / 2)
-    left = round((resized.shape[-1] - size) / 2)
-    return resized[:, top : top + size, left : left + size]
+    return centre(resize_short(image, round(size / config.crop_ratio)), size)
+
+
+def centre(image: Tensor, size: int) -> Tensor:
+    """The middle square of `size` px."""
+    top, left = (round((side - size) / 2) for side in image.shape[-2:])
+    return image[:, top : top + size, left : left + size]
 
 
 def resize_short(image: Tensor, short: int) -> Tensor:

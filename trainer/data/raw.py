@@ -87,9 +87,7 @@ def read_lists(
         parts = [_part_of(folder, "val", names, labels)]
     elif split == "test":
         names = _names(_list_of(folder, "test"))
-        return [_part_of(folder, "test", names, np.zeros(len(names), np.uint32))], (
-            classes[:num_classes] if num_classes else classes
-        )
+        parts = [_part_of(folder, "test", names, np.zeros(len(names), np.uint32))]
     else:
         parts = [_train_part(folder, name, len(classes)) for name in _lists(folder, source)]
     if num_classes:

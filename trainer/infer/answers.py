@@ -40,7 +40,7 @@ class Answers:
 
     def parts(self) -> Iterator[tuple[Span, NDArray[Any], NDArray[np.bool_]]]:
         """Each part: (n, K) float32 probabilities or logits, and (n,) whether it could be read."""
-        pieces = Pieces.at(self.output, self.record["pieces"])
+        pieces = Pieces(self.output, self.record["pieces"])
         for span in self.spans:
             found = pieces.read(span)
             yield span, found[self.record["form"]].astype(np.float32), found["read"]

@@ -24,6 +24,8 @@ MOST = 64
 class Candidates:
     """The members' answers about labelled pictures that could be read by all."""
 
+    ids: NDArray[np.int64]
+    """(n,) of the dataset."""
     labels: NDArray[np.int64]
     """(n,)"""
     classes: NDArray[np.int64]
@@ -40,8 +42,8 @@ class Candidates:
     def subset(self, rows: NDArray[Any]) -> Candidates:
         """Of some pictures."""
         return Candidates(
-            self.labels[rows], self.classes[rows], self.p[:, rows], self.ranks[:, rows],
-            self.num_classes,
+            self.ids[rows], self.labels[rows], self.classes[rows], self.p[:, rows],
+            self.ranks[:, rows], self.num_classes,
         )  # fmt: skip
 
 
@@ -49,7 +51,7 @@ def candidates(
     members: Sequence[Answers], labels: NDArray[np.int64], temperatures: Sequence[float]
 ) -> Candidates:
     """Reads the members' predictions part by part."""
-    classes, p, ranks, kept = [], [], [], []
+    classes, p, ranks, ids = [], [], [], []
     for parts in zip(*(member.parts() for member in members), strict=True):
         span = parts[0][0]
         read = np.logical_and.reduce([part[2] for part in parts])
@@ -61,9 +63,10 @@ def candidates(
         classes.append(chosen)
         p.append(np.stack([np.take_along_axis(q, chosen, 1) for q in each]))
         ranks.append(np.stack([ranked(q, chosen) for q in each]))
-        kept.append(labels[span.ids][read])
+        ids.append(span.first + np.flatnonzero(read))
+    kept = np.concatenate(ids)
     return Candidates(
-        np.concatenate(kept), np.concatenate(classes), np.concatenate(p, 1),
+        kept, labels[kept], np.concatenate(classes), np.concatenate(p, 1),
         np.concatenate(ranks, 1), members[0].record["num_classes"],
     )  # fmt: skip
 

@@ -29,7 +29,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from trainer.data.augment import resize
+from trainer.config import InputConfig, crops_of
+from trainer.data.augment import centre, resize
 
 Cut = Literal["centre", "ten", "squares", "grid"]
 Resized = Callable[[int], Tensor]
@@ -61,6 +62,8 @@ class CropSet:
     """All views over which a network's answers are averaged."""
 
     name: str
+    size_px: int
+    """The network's input size, which all sides are in proportion to."""
     views: tuple[Views, ...]
     mirrored: bool
     """Whether each view is also taken mirrored."""
@@ -76,7 +79,14 @@ def crop_set(name: str, size_px: int, crop_ratio: float, *, flips: bool = True) 
 
     flips: whether it knows mirrored pictures.
     """
-    return CropSet(name, _views(name, size_px, crop_ratio), mirrored=flips and name != "1")
+    views = _views(name, size_px, crop_ratio)
+    return CropSet(name, size_px, views, mirrored=flips and name != "1")
+
+
+def crops_for(spec: str, input: InputConfig) -> CropSet:
+    """The crop set that is named, as 10 or 10@320, for a run's input. Raises ConfigError."""
+    name, size = crops_of(spec)
+    return crop_set(name, size or input.size_px, input.crop_ratio, flips=input.flip > 0)
 
 
 def _views(name: str, size_px: int, crop_ratio: float) -> tuple[Views, ...]:
@@ -110,7 +120,7 @@ def cut(views: Views, resized: Resized) -> Tensor:
 def _cut(views: Views, picture: Tensor) -> Iterator[Tensor]:
     side = views.side_px
     if views.cut == "centre":
-        yield _centre(picture, side)
+        yield centre(picture, side)
     elif views.cut == "ten":
         yield from _ten(picture, side)
     elif views.cut == "grid":
@@ -142,12 +152,7 @@ def _ten(picture: Tensor, side: int) -> Iterator[Tensor]:
     bottom, right = picture.shape[-2] - side, picture.shape[-1] - side
     for top, left in ((0, 0), (0, right), (bottom, 0), (bottom, right)):
         yield _square(picture, side, top, left)
-    yield _centre(picture, side)
-
-
-def _centre(picture: Tensor, side: int) -> Tensor:
-    height, width = picture.shape[-2:]
-    return _square(picture, side, round((height - side) / 2), round((width - side) / 2))
+    yield centre(picture, side)
 
 
 def _square(picture: Tensor, side: int, top: int, left: int) -> Tensor:

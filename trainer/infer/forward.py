@@ -10,7 +10,6 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
-from itertools import product
 from types import MappingProxyType
 from typing import Any
 
@@ -20,7 +19,8 @@ from torch import Tensor, nn
 from trainer.config import ConfigError, EnsembleConfig, InputConfig
 from trainer.infer.quantise import check_int8, quantised
 from trainer.learn.engine import autocast, normalise
-from trainer.learn.placement import has_bf16, has_compiler, placed
+from trainer.learn.fastest import ways
+from trainer.learn.placement import has_compiler, placed
 
 logger = logging.getLogger(__name__)
 
@@ -30,8 +30,6 @@ FIRST_BATCH = 16
 CPU_BATCHES = (8, 16, 32)
 """More leave the cache: on CPUs a pass of 40 takes longer per view than one of 10."""
 GPU_BATCHES = (32, 64, 128, 256, 512)
-
-
 Calibration = Callable[[int], Tensor]
 """Gives (n, 3, s, s) uint8 views of a side, which ranges of int8 are measured on."""
 
@@ -134,7 +132,7 @@ def choose(
         by = "inductor" if config.compile == "auto" and has_compiler(device) else by
         return Manner("int8", "nchw", by, config.batch or FIRST_BATCH)
     views = torch.randint(256, (FIRST_BATCH, 3, side_px, side_px), dtype=torch.uint8)
-    pairs = product(_precisions(config, device), _layouts(config))
+    pairs = ways(config.precision, config.layout, device)
     candidates = [Manner(*pair, "off", config.batch or FIRST_BATCH) for pair in pairs]
     best, best_s = _fastest(network, input, candidates, views, device)
     if not config.batch:
@@ -160,16 +158,6 @@ def _check_compiler(asked: str, device: torch.device) -> None:
             "compile is tensorrt, but there is no GPU here, or no torch-tensorrt; install it, or"
             " set compile to auto"
         )
-
-
-def _precisions(config: EnsembleConfig, device: torch.device) -> list[str]:
-    if config.precision != "auto":
-        return [config.precision]
-    return ["fp32", "bf16"] if has_bf16(device) else ["fp32"]
-
-
-def _layouts(config: EnsembleConfig) -> list[str]:
-    return [config.layout] if config.layout != "auto" else ["nchw", "nhwc"]
 
 
 def _fastest(

@@ -45,10 +45,6 @@ class Member:
     def folder(self) -> str:
         return f"{FOLDER}/{self.name}"
 
-    @property
-    def size_px(self) -> int:
-        return self.source.config.input.size_px
-
 
 def open_members(store: Store, config: EnsembleConfig) -> list[Member]:
     """The members that a configuration names. Raises ConfigError, StorageError."""

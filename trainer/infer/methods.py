@@ -25,9 +25,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from trainer.config import Objective
 from trainer.infer.answers import LEAST, Floats
 from trainer.infer.candidates import Candidates
-from trainer.infer.scores import Objective, places, score
+from trainer.infer.scores import places, score
 
 PICKS = 20
 """Members that greedy selection takes at most."""

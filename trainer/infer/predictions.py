@@ -21,9 +21,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from trainer.config import DataConfig, EnsembleConfig, crops_of
+from trainer.config import DataConfig, EnsembleConfig
 from trainer.data.shards import Dataset
-from trainer.infer.crops import CropSet, Views, crop_set
+from trainer.infer.crops import CropSet, Views, crops_for
 from trainer.infer.forward import Forward
 from trainer.infer.members import Member, asked
 from trainer.infer.views import Group, groups
@@ -41,7 +41,6 @@ class Task:
     spec: str
     """The crop set as it was named."""
     crops: CropSet
-    size_px: int
     form: str
     pieces: Pieces
 
@@ -56,16 +55,14 @@ def tasks_of(config: EnsembleConfig, dataset: Dataset, members: Sequence[Member]
 
 
 def _task(config: EnsembleConfig, dataset: Dataset, member: Member, spec: str) -> Task:
-    name, size = crops_of(spec)
     input = member.source.config.input
-    size = size or input.size_px
+    crops = crops_for(spec, input)
     made_of = [
         dataset.sha256, member.checkpoint, input.mean, input.std, input.crop_ratio, input.flip > 0,
-        name, size, config.form, config.part_samples, *asked(config),
+        crops.name, crops.size_px, config.form, config.part_samples, *asked(config),
     ]  # fmt: skip
-    crops = crop_set(name, size, input.crop_ratio, flips=input.flip > 0)
-    pieces = Pieces(config.output, f"{member.folder}/{spec}", made_of)
-    return Task(member, spec, crops, size, config.form, pieces)
+    pieces = Pieces.of(config.output, f"{member.folder}/{spec}", made_of)
+    return Task(member, spec, crops, config.form, pieces)
 
 
 @dataclass(frozen=True)
@@ -172,7 +169,7 @@ def describe(store: Store, task: Task, dataset: Dataset, manner: str, part_sampl
         "checkpoint": task.member.checkpoint,
         "crops": task.spec,
         "num_crops": task.crops.number,
-        "size_px": task.size_px,
+        "size_px": task.crops.size_px,
         "form": task.form,
         "pieces": task.pieces.prefix,
         "manner": manner,

@@ -6,12 +6,13 @@ Letters: n pictures, C candidates of each, K classes.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-Objective = Literal["top1", "top5", "class-top1", "class-top5"]
+from trainer.config import Objective
+
 DRAWS = 2000
 INTERVAL = (2.5, 97.5)
 """Percentiles of a 95 % interval."""

@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from trainer.config import OBJECTIVES, Objective
 from trainer.infer.candidates import Candidates
 from trainer.infer.methods import METHODS, Method, Weights, applied
-from trainer.infer.scores import Interval, Objective, hits, interval, places, score
+from trainer.infer.scores import Interval, hits, interval, places, score
 
-OBJECTIVES: tuple[Objective, ...] = ("top1", "top5", "class-top1", "class-top5")
 PLAIN = "arithmetic"
 """What is taken unless another way is surely better."""
 

@@ -39,8 +39,6 @@ class Group:
     whose views are grey.
     """
 
-    first: int
-    """Id of the first picture."""
     views: dict[Views, Tensor]
     read: Tensor
     damaged: tuple[str, ...] = ()
@@ -54,7 +52,7 @@ class Group:
     def pin_memory(self) -> Group:
         """The same in page-locked memory, which the device copies from without waiting."""
         views = {kind: each.pin_memory() for kind, each in self.views.items()}
-        return Group(self.first, views, self.read.pin_memory(), self.damaged)
+        return Group(views, self.read.pin_memory(), self.damaged)
 
 
 class Viewed(Dataset[Group]):
@@ -88,7 +86,7 @@ class Viewed(Dataset[Group]):
             for kind, each in views_of(picture, self.kinds).items():
                 views[kind][row] = each
             read[row] = True
-        return Group(ids[0], views, read, tuple(damaged))
+        return Group(views, read, tuple(damaged))
 
 
 def views_of(picture: Tensor, kinds: Sequence[Views]) -> dict[Views, Tensor]:

@@ -25,11 +25,7 @@ def choose(
     network: nn.Module, config: UpdateConfig, size_px: int, device: torch.device
 ) -> tuple[str, str]:
     """Precision and layout of the run: those configured, `auto` by the time of two steps each."""
-    precisions = [config.precision]
-    if config.precision == "auto":
-        precisions = ["fp32", "bf16"] if has_bf16(device) else ["fp32"]
-    layouts = [config.layout] if config.layout != "auto" else ["nchw", "nhwc"]
-    candidates = list(product(precisions, layouts))
+    candidates = ways(config.precision, config.layout, device)
     if len(candidates) == 1:
         return candidates[0]
     times = {
@@ -40,6 +36,16 @@ def choose(
     best = min(times, key=lambda candidate: times[candidate])
     logger.info("a step of %d takes: %s; taking %s %s", config.micro_batch, told, *best)
     return best
+
+
+def ways(precision: str, layout: str, device: torch.device) -> list[tuple[str, str]]:
+    """Pairs of precision and layout; `auto` stands for all that may be the fastest."""
+    precisions, layouts = [precision], [layout]
+    if precision == "auto":
+        precisions = ["fp32", "bf16"] if has_bf16(device) else ["fp32"]
+    if layout == "auto":
+        layouts = ["nchw", "nhwc"]
+    return list(product(precisions, layouts))
 
 
 def step_s(

@@ -20,6 +20,11 @@ def placed(network: nn.Module, device: torch.device, layout: str) -> nn.Module:
     return moved
 
 
+def own_device() -> torch.device:
+    """The GPU of a program that runs alone, where there is one, else the CPU."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
 def has_bf16(device: torch.device) -> bool:
     """Whether the device multiplies bf16 in hardware, rather than emulating it."""
     if device.type == "cuda":

@@ -36,7 +36,7 @@ def tells(facts: NDArray[Any]) -> NDArray[np.bool_]:
 def text_pieces(out: str, dataset: Dataset, encoder: Encoder, config: TextConfig) -> Pieces:
     """The pieces of a dataset's texts: vectors (n, d) float16 and facts (n,) of FACTS."""
     made_of = [VERSION, dataset.sha256, encoder.name, encoder.dim, asdict(config)]
-    return Pieces(out, "texts", made_of)
+    return Pieces.of(out, "texts", made_of)
 
 
 def encode_span(

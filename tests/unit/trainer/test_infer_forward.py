@@ -16,7 +16,7 @@ from trainer.infer import forward
 from trainer.infer.crops import crop_set
 from trainer.infer.forward import Forward, Manner, choose
 from trainer.infer.predictions import mean_answer
-from trainer.learn import models
+from trainer.learn import fastest, models
 from trainer.learn.engine import normalise
 
 CPU = torch.device("cpu")
@@ -101,7 +101,7 @@ def tried(monkeypatch: pytest.MonkeyPatch) -> list[Manner]:
         return 1.0 / len(manners)
 
     monkeypatch.setattr(forward, "seconds", timed)
-    monkeypatch.setattr(forward, "has_bf16", lambda _: True)
+    monkeypatch.setattr(fastest, "has_bf16", lambda _: True)
     return manners
 
 

@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from trainer.config import Objective
 from trainer.infer.answers import probabilities
 from trainer.infer.candidates import MOST, Candidates, likeliest, ranked
 from trainer.infer.methods import METHODS, Method, applied, combined
 from trainer.infer.scores import (
-    Objective,
     hits,
     interval,
     places,
@@ -42,7 +42,7 @@ def made(goods: list[float], count: int = 300, classes: int = 8, seed: int = 0) 
     p = np.stack([sharp(draw, labels, classes, good) for good in goods])
     every = np.tile(np.arange(classes), (count, 1))
     ranks = np.stack([ranked(each, every) for each in p])
-    return Candidates(labels, every, p, ranks, classes)
+    return Candidates(np.arange(count), labels, every, p, ranks, classes)
 
 
 def worth(method: Method, of: Candidates, objective: Objective = "top1") -> float:
@@ -114,7 +114,7 @@ def test_weights_by_class_find_who_knows_a_class() -> None:
     p[0, knows_low] = sharp(draw, labels, 6, 3.0)[knows_low]
     p[1, knows_high] = sharp(draw, labels, 6, 3.0)[knows_high]
     every = np.tile(np.arange(6), (900, 1))
-    of = Candidates(labels, every, p, np.zeros_like(p), 6)
+    of = Candidates(np.arange(900), labels, every, p, np.zeros_like(p), 6)
     weights = BY_NAME["per-class"].fit(of, "top1")
     assert (weights[0, :3] > 0.6).all()
     assert (weights[1, 3:] > 0.6).all()

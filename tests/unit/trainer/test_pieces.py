@@ -39,11 +39,11 @@ def same(first: Any, second: Any) -> bool:
 
 
 def test_a_piece_is_missing_until_it_is_kept_and_read_as_it_was(tmp_path: Path) -> None:
-    pieces = Pieces(str(tmp_path), "texts", MADE_OF)
+    pieces = Pieces.of(str(tmp_path), "texts", MADE_OF)
     assert pieces.missing([SPAN, NEXT]) == [SPAN, NEXT]
     pieces.keep(SPAN, arrays())
     assert pieces.missing([SPAN, NEXT]) == [NEXT]
-    again = Pieces(str(tmp_path), "texts", list(MADE_OF))
+    again = Pieces.of(str(tmp_path), "texts", list(MADE_OF))
     assert again.missing([SPAN]) == []
     assert same(again.read(SPAN), arrays())
     with pytest.raises(DatasetError, match=r"000001\.json is missing .*; run it again"):
@@ -56,16 +56,16 @@ def test_a_piece_is_missing_until_it_is_kept_and_read_as_it_was(tmp_path: Path) 
 def test_what_is_made_otherwise_stands_beside(
     tmp_path: Path, folder: str, made_of: list[Any]
 ) -> None:
-    Pieces(str(tmp_path), "texts", MADE_OF).keep(SPAN, arrays())
-    other = Pieces(str(tmp_path), folder, made_of)
+    Pieces.of(str(tmp_path), "texts", MADE_OF).keep(SPAN, arrays())
+    other = Pieces.of(str(tmp_path), folder, made_of)
     assert other.missing([SPAN]) == [SPAN]
     other.keep(SPAN, arrays(7.0))
-    assert same(Pieces(str(tmp_path), "texts", MADE_OF).read(SPAN), arrays())
+    assert same(Pieces.of(str(tmp_path), "texts", MADE_OF).read(SPAN), arrays())
     assert same(other.read(SPAN), arrays(7.0))
 
 
 def test_arrays_without_their_manifest_are_no_piece(tmp_path: Path) -> None:
-    pieces = Pieces(str(tmp_path), "texts", MADE_OF)
+    pieces = Pieces.of(str(tmp_path), "texts", MADE_OF)
     pieces.keep(SPAN, arrays())
     [manifest] = tmp_path.rglob("000000.json")
     manifest.unlink()
@@ -75,7 +75,7 @@ def test_arrays_without_their_manifest_are_no_piece(tmp_path: Path) -> None:
 
 
 def test_two_writers_of_one_piece_never_mix_their_arrays(tmp_path: Path) -> None:
-    first, second = (Pieces(str(tmp_path), "texts", MADE_OF) for _ in range(2))
+    first, second = (Pieces.of(str(tmp_path), "texts", MADE_OF) for _ in range(2))
     first.keep(SPAN, arrays(1.0))
     [manifest] = tmp_path.rglob("000000.json")
     of_first = manifest.read_bytes()
@@ -121,7 +121,7 @@ DAMAGED: list[tuple[Callable[[Path], Any], str]] = [
 def test_a_damaged_piece_is_told_in_a_line_and_made_anew_without_its_manifest(
     tmp_path: Path, damage: Callable[[Path], Any], said: str
 ) -> None:
-    pieces = Pieces(str(tmp_path), "texts", MADE_OF)
+    pieces = Pieces.of(str(tmp_path), "texts", MADE_OF)
     pieces.keep(SPAN, arrays())
     damage(tmp_path)
     with pytest.raises(DatasetError) as caught:
@@ -137,7 +137,7 @@ def test_a_damaged_piece_is_told_in_a_line_and_made_anew_without_its_manifest(
 
 
 def test_a_piece_of_other_rows_is_refused(tmp_path: Path) -> None:
-    pieces = Pieces(str(tmp_path), "texts", MADE_OF)
+    pieces = Pieces.of(str(tmp_path), "texts", MADE_OF)
     pieces.keep(SPAN, arrays(rows=3))
     with pytest.raises(DatasetError, match="has not 4 rows; remove that file"):
         pieces.read(SPAN)
