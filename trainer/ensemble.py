@@ -93,7 +93,8 @@ def _answer(
         span.number: [each for each in askings if span.number in missing[each.task.title]]
         for span in mine
     }
-    rows = group_rows(max(kind.number for task in tasks for kind in task.crops.views))
+    most = max(kind.number for task in tasks for kind in task.crops.views)
+    rows = group_rows(most, own_device())
     predictions.fill(lacking, mine, dataset, rows, config, cache_dir)
 
 

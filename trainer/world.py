@@ -18,6 +18,7 @@ from torch import Tensor
 
 from trainer.config import WorldConfig
 from trainer.exits import STALLED, tell_reason
+from trainer.learn.placement import own_device
 from trainer.stacks import answer_requests
 
 
@@ -89,12 +90,9 @@ def join(config: WorldConfig) -> World:
         torch.set_num_threads(config.threads)
     rank, size = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
     local_rank = int(os.environ.get("LOCAL_RANK", "0"))
-    cuda = torch.cuda.is_available()
-    device = torch.device("cuda", local_rank) if cuda else torch.device("cpu")
-    if cuda:
-        torch.cuda.set_device(device)
+    device = own_device(local_rank)
     timeout = timedelta(seconds=config.timeout_s)
-    backend = "nccl" if cuda else "gloo"
+    backend = "nccl" if device.type == "cuda" else "gloo"
     began = time.monotonic()
     if "RANK" in os.environ:
         dist.init_process_group(backend, timeout=timeout)

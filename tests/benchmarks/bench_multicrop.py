@@ -10,6 +10,9 @@ MULTICROP_PAIRS.
 With MINI_WEBVISION set, a ResNet-50 is trained on it first (MULTICROP_EPOCHS at MULTICROP_PX, kept
 and resumed under $XDG_STATE_HOME/launcher/benchmarks), and the answers of both ways about its
 validation pictures are compared: how many agree in the first class, and the largest difference.
+
+On a GPU, rows of the seven networks follow: one crop a picture at each one's own size, beside the
+limit of that GPU (limits.py), and all of them together; MULTICROP_SINGLES.
 """
 
 from __future__ import annotations
@@ -27,6 +30,8 @@ import torch
 from torch import Tensor, nn
 
 from launcher.local.folder import state_root
+from launcher.plan.networks import packaged_networks
+from tests.benchmarks.limits import INFERENCE, limit
 from tests.benchmarks.table import Row
 from trainer.config import DataConfig, EnsembleConfig, InputConfig, ModelConfig
 from trainer.data.cache import cache_folder
@@ -49,6 +54,9 @@ TARGETS = {"resnet50": ">= 9", "seresnext50_32x4d": ">= 6"}
 AVX2 = {"ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2"}
 AVX2_TARGET = ">= 1.8"
 AGREEMENT = 0.995
+SINGLES = os.environ.get("MULTICROP_SINGLES", ",".join(packaged_networks())).split(",")
+SINGLE_TARGETS = {"resnext152d_32x4d": ">= 3000 img/s"}
+SINGLE_PICTURES = 1024
 PICTURES = 16
 """Of a call of ours: its passes are filled."""
 MANY = 1 << 40
@@ -58,14 +66,12 @@ Answer = Callable[[], Tensor]
 
 
 def measure() -> list[Row]:
-    """The rows of this processor, of AVX2 alone, and of how near the answers are."""
-    rows = [
-        row
-        for name in NETWORKS
-        for row in speeds(name, has_bf16(own_device()), TARGETS.get(name, ""))
-    ]
-    if own_device().type == "cpu":
-        rows += narrow()
+    """The rows of this processor, of AVX2 alone or a GPU's, and of how near the answers are."""
+    on_gpu = own_device().type == "cuda"
+    targets = {} if on_gpu else TARGETS
+    fast = has_bf16(own_device())
+    rows = [row for name in NETWORKS if name for row in speeds(name, fast, targets.get(name, ""))]
+    rows += singles(SINGLES) if on_gpu else narrow()
     data = os.environ.get("MINI_WEBVISION")
     return rows + (nearness(data) if data else [])
 
@@ -140,6 +146,36 @@ def timed(answer: Answer) -> float:
     return time.perf_counter() - began
 
 
+def singles(names: list[str]) -> list[Row]:
+    """One crop a picture: a row of each network, and one of all."""
+    rows = [single(name) for name in names]
+    ours = 1 / sum(1 / row.value for row in rows)
+    most = 1 / sum(1 / row.peer_value for row in rows)
+    what = f"{len(rows)} networks one after the other, one crop each"
+    return [*rows, Row(what, "img/s", rows[0].peer, most, ours, "", more_is_better=True)]
+
+
+def single(name: str) -> Row:
+    size_px, device = packaged_networks()[name].size_px, own_device()
+    torch.manual_seed(0)
+    input = InputConfig(size_px=size_px, crop_ratio=RATIO)
+    network = models.build(ModelConfig(name=name), CLASSES)
+    manner = choose(network, input, EnsembleConfig(), size_px, MANY, device)
+    crops = crop_set("1", size_px, RATIO)
+    (kind,) = crops.views
+    views = {kind: random_views(kind, SINGLE_PICTURES).pin_memory()}
+    forward = Forward(network, input, manner, device)
+    times = [
+        timed(lambda: mean_answer(forward, crops, views, "probabilities")) for _ in range(PAIRS + 1)
+    ]
+    rate = SINGLE_PICTURES / statistics.median(times[1:])
+    what = f"{name}, one crop of {size_px} px: {manner.precision} {manner.layout}"
+    what += f" by {manner.batch}" + ("" if manner.compiled == "off" else " compiled")
+    most, target = limit(name, INFERENCE), SINGLE_TARGETS.get(name, "")
+    peer = f"fitted limit of {torch.cuda.get_device_name()}"
+    return Row(what, "img/s", peer, most, rate, target, more_is_better=True)
+
+
 def narrow() -> list[Row]:
     """The rows of a process that has AVX2 and nothing later."""
     child = [sys.executable, "-m", __name__]
@@ -161,7 +197,7 @@ def nearness(data: str) -> list[Row]:
         source.network().to(own_device()).eval(),
     )
     same, largest = 0, 0.0
-    rows = group_rows(kind.number)
+    rows = group_rows(kind.number, own_device())
     every = [slice(0, dataset.num_samples)]
     loading = DataConfig(loader_processes=0)
     for group in groups(dataset, loading, [kind], every, rows, cache_folder(), pin=False):

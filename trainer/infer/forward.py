@@ -29,7 +29,8 @@ COMPILE_LEAST_S = 120.0
 FIRST_BATCH = 16
 CPU_BATCHES = (8, 16, 32)
 """More leave the cache: on CPUs a pass of 40 takes longer per view than one of 10."""
-GPU_BATCHES = (32, 64, 128, 256, 512)
+GPU_BATCHES = (32, 64, 128, 256)
+"""No more than a group has views: a compiled pass that is not full is filled up."""
 Calibration = Callable[[int], Tensor]
 """Gives (n, 3, s, s) uint8 views of a side, which ranges of int8 are measured on."""
 

@@ -24,11 +24,12 @@ from trainer.data.shards import Dataset as Shards
 from trainer.data.stream import loaded
 from trainer.infer.crops import Views, cut
 
-GROUP_VIEWS = 128
+GROUP_VIEWS = {"cpu": 128, "cuda": 256}
 """Views of a group at least: enough for a forward pass, and few enough for a loader's memory."""
 BATCH_STEP = 16
 """A group's views fill forward passes of this size."""
-MOST_VIEWS = 512
+MOST_RATIO = 4
+"""How many times as many views a group may have to fill them."""
 
 
 @dataclass(frozen=True)
@@ -138,8 +139,9 @@ class _Plan(Sampler[range]):
                 yield range(first, min(first + self._rows, each.stop))
 
 
-def group_rows(views: int) -> int:
+def group_rows(views: int, device: torch.device) -> int:
     """Pictures of a group with so many views each: forward passes are full, memory is bounded."""
+    least = GROUP_VIEWS[device.type]
     step = BATCH_STEP // math.gcd(BATCH_STEP, views)
-    rows = -(-GROUP_VIEWS // (views * step)) * step
-    return rows if rows * views <= MOST_VIEWS else max(1, -(-GROUP_VIEWS // views))
+    rows = -(-least // (views * step)) * step
+    return rows if rows * views <= MOST_RATIO * least else -(-least // views)

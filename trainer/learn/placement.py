@@ -20,9 +20,15 @@ def placed(network: nn.Module, device: torch.device, layout: str) -> nn.Module:
     return moved
 
 
-def own_device() -> torch.device:
-    """The GPU of a program that runs alone, where there is one, else the CPU."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+def own_device(number: int = 0) -> torch.device:
+    """This process's GPU where there are any, else the CPU. number: of the GPU on its machine."""
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+    device = torch.device("cuda", number)
+    torch.cuda.set_device(device)
+    # Of each convolution it meets, cuDNN tries all ways once and keeps the fastest.
+    torch.backends.cudnn.benchmark = True
+    return device
 
 
 def has_bf16(device: torch.device) -> bool:

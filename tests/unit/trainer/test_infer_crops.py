@@ -12,7 +12,7 @@ from torchvision.transforms import functional as vision
 from trainer.config import CROPS, ConfigError, InputConfig, crops_of
 from trainer.data.augment import evaluation_view, resize_short
 from trainer.infer.crops import crop_set
-from trainer.infer.views import GROUP_VIEWS, MOST_VIEWS, group_rows, views_of
+from trainer.infer.views import BATCH_STEP, GROUP_VIEWS, MOST_RATIO, group_rows, views_of
 
 RATIO = 0.875
 
@@ -116,12 +116,13 @@ def test_a_picture_is_resized_once_to_each_side(monkeypatch: pytest.MonkeyPatch)
     assert set(asked) == {short for kind in kinds for short in kind.shorts_px}
 
 
-@given(st.integers(1, 600))
-def test_groups_fill_passes_within_bounds(views: int) -> None:
-    rows = group_rows(views)
-    assert rows >= 1
-    assert rows * views >= GROUP_VIEWS or rows * views % 16 == 0
-    assert rows == 1 or rows * views <= MOST_VIEWS + views
+@given(st.integers(1, 1200), st.sampled_from(["cpu", "cuda"]))
+def test_groups_fill_passes_within_bounds(views: int, device: str) -> None:
+    rows = group_rows(views, torch.device(device))
+    least = GROUP_VIEWS[device]
+    assert rows * views >= least
+    assert rows == 1 or rows * views <= MOST_RATIO * least
+    assert rows * views % BATCH_STEP == 0 or (rows - 1) * views < least
 
 
 @pytest.mark.parametrize(("text", "found"), [("10", ("10", 0)), ("vgg@320", ("vgg", 320))])
