@@ -1,7 +1,7 @@
 # Every target with "##" stands in `make help`.
 PY := .venv/bin/python
 .DEFAULT_GOAL := help
-.PHONY: help install lock fmt lint types contracts unit integration cluster cluster-tools cluster-up cluster-down e2e images test docs dashboards dashboard-pictures render manifests bench experiment demo clean
+.PHONY: help install lock fmt lint types contracts unit integration cluster cluster-tools cluster-up cluster-down e2e gpu images test docs dashboards dashboard-pictures render manifests bench experiment demo clean
 
 help: ## List every target with a sentence
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## (.*)/\1\t\2/' | expand -t 16
@@ -59,6 +59,9 @@ cluster-down: install ## End that cluster and remove all of it
 
 e2e: install ## Run whole jobs on this machine, kill them, resume them
 	$(PY) -m pytest tests/e2e -q
+
+gpu: install ## Run the tests that need a GPU, which make test leaves out
+	$(PY) -m pytest tests/gpu -q
 
 images: install ## Build the container images with Debian's Docker engine and run them as pods do
 	$(PY) -m pytest tests/images -q -s

@@ -102,7 +102,6 @@ def data(size_px: int) -> tuple[Tensor, Tensor]:
 def timm_step(name: str, world: World, precision: str, tuned: bool) -> Update:
     """timm's step; tuned: channels last and compiled."""
     device = world.device
-    torch.backends.cudnn.benchmark = True  # as timm's script sets it
     model = network(name).to(device)
     if tuned:
         model = model.to(memory_format=torch.channels_last)

@@ -50,6 +50,7 @@ def test_a_run_is_trained_resumed_and_asked(world: World, tmp_path: Path) -> Non
     assert all(np.isfinite(part.astype(np.float32)).all() for part in parts)
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
 @pytest.mark.parametrize("compiled", ["off", "inductor"])
 def test_fast_answers_are_the_plain_ones(world: World, compiled: str) -> None:
     torch.manual_seed(0)

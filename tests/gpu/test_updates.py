@@ -30,15 +30,16 @@ def test_first_losses_are_those_of_the_cpu(world: World, tmp_path: Path, name: s
     assert found == pytest.approx(expected, rel=0.02)
 
 
+@pytest.mark.filterwarnings("ignore:Synchronization debug mode")
 @pytest.mark.parametrize("name", [name for name in RUNS if name not in READING])
 def test_an_update_reads_nothing_from_the_device(world: World, tmp_path: Path, name: str) -> None:
     run = TinyRun(world, tmp_path, RUNS[name])
     batches = train.training_batches(run.cfg, world, run.data, 0)
     for number, (step, parts) in enumerate(stream.steps_of(batches)):
-        if number == 3:
+        if number == 4:
             break
-        # The first one fills caches: cuDNN's choices, constants that lie on the device.
-        torch.cuda.set_sync_debug_mode("error" if number else "default")
+        # DistributedDataParallel waits once, in the second, to order its buckets.
+        torch.cuda.set_sync_debug_mode("error" if number > 1 else "default")
         try:
             engine.update(
                 run.cfg.update, run.cfg.optim, run.state, step, parts,
@@ -46,7 +47,7 @@ def test_an_update_reads_nothing_from_the_device(world: World, tmp_path: Path, n
             )  # fmt: skip
         finally:
             torch.cuda.set_sync_debug_mode("default")
-    assert run.state.updates == 3
+    assert run.state.updates == 4
 
 
 def test_a_micro_batch_that_does_not_fit_is_halved(
@@ -54,11 +55,13 @@ def test_a_micro_batch_that_does_not_fit_is_halved(
 ) -> None:
     caplog.set_level(logging.INFO)
     network = models.build(ModelConfig(name="resnet50"), 1000)
-    config = UpdateConfig(micro_batch=1 << 14, global_batch=1 << 14, grad_checkpointing="never")
+    config = UpdateConfig(
+        micro_batch=4096, grad_checkpointing="never", precision="fp32", layout="nhwc"
+    )
     found = memory.settle(network, config, 224, world)
-    assert 16 <= found.micro_batch < 1 << 14
-    assert "a micro-batch of 16384 does not fit into the memory" in caplog.text
-    assert f"taking micro-batches of {found.micro_batch} of the wanted 16384" in caplog.text
+    assert 16 <= found.micro_batch < 4096
+    assert "a micro-batch of 4096 does not fit into the memory" in caplog.text
+    assert f"taking micro-batches of {found.micro_batch} of the wanted 4096" in caplog.text
 
 
 def test_a_snapshot_is_of_its_moment(world: World) -> None:

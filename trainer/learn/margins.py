@@ -52,8 +52,8 @@ class Margins(nn.Module):
         # Under data.sampling an id may occur twice in a step.
         self.total.index_add_(0, rows, found)
         self.count.index_add_(0, rows, torch.ones_like(rows, dtype=torch.int32))
-        self.total[-1] = 0
-        self.count[-1] = 0
+        for kept in (self.total, self.count):
+            kept[-1].zero_()  # assigning a number would wait for the device
 
     def means(self) -> Tensor:
         """(N,) mean margins; not a number for samples that were not trained on."""

@@ -26,8 +26,6 @@ def own_device(number: int = 0) -> torch.device:
         return torch.device("cpu")
     device = torch.device("cuda", number)
     torch.cuda.set_device(device)
-    # Of each convolution it meets, cuDNN tries all ways once and keeps the fastest.
-    torch.backends.cudnn.benchmark = True
     return device
 
 
