@@ -35,7 +35,7 @@ ROOMS = {
     "images/": "Dockerfiles of the launcher and the trainer",
     "charts/launcher/": "The Helm chart, of which k8s/base is made; rules and dashboards",
     "k8s/": "What kubectl apply -k installs, pinned CRDs, the Go modules of tests' clusters",
-    "tests/": "unit/ integration/ cluster/ e2e/ benchmarks/",
+    "tests/": "unit/ integration/ cluster/ e2e/ gpu/ benchmarks/",
     "tools/": "make install, docs and manifests, and the schema of PyTorchJob from its CRD",
     "tools/dashboards/": "Dashboards as code, what tries their queries, and what draws them",
     "tools/experiments/": "What runs an experiment's table of methods and seeds, and reports it",
