@@ -14,8 +14,7 @@ from typing import NoReturn, TypeVar
 from trainer.checkpoint import CheckpointError, StateMismatch
 from trainer.config import ConfigError, load
 from trainer.data.shards import DatasetError
-from trainer.exits import FATAL, USAGE, tell_reason
-from trainer.report import Collapsed, NonFinite
+from trainer.exits import FATAL, USAGE, Collapsed, NonFinite, tell_reason
 from trainer.storage import BadAddress, StorageError
 
 C = TypeVar("C")

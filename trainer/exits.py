@@ -21,6 +21,14 @@ FATAL = "fatal: "
 """Begins a reason that starting again cannot cure, such as a wrong configuration."""
 
 
+class NonFinite(Exception):
+    """Too many updates in a row had a non-finite loss or gradient."""
+
+
+class Collapsed(Exception):
+    """The loss says that what it does has stopped to make sense."""
+
+
 def tell_reason(reason: str) -> None:
     """Writes why this process ends to where the node agent looks for it, at most 4,096 bytes."""
     path = Path(os.environ.get(MESSAGE_PATH, "/dev/termination-log"))

@@ -14,20 +14,13 @@ import torch
 from trainer.checkpoint import Keeper
 from trainer.config import TrainConfig
 from trainer.data.cache import Fetched
+from trainer.exits import Collapsed, NonFinite
 from trainer.learn.engine import State
 from trainer.learn.evaluation import Accuracy
 from trainer.metrics import Endpoint, Lines, log_line
 from trainer.world import World
 
 logger = logging.getLogger(__name__)
-
-
-class NonFinite(Exception):
-    """Too many updates in a row had a non-finite loss or gradient."""
-
-
-class Collapsed(Exception):
-    """The loss says that what it does has stopped to make sense."""
 
 
 class Report:

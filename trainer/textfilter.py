@@ -18,7 +18,7 @@ import logging
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -30,10 +30,8 @@ from trainer.data.selection import load_probabilities
 from trainer.data.shards import Dataset, open_dataset
 from trainer.entry import run_entry
 from trainer.exits import leave_on_sigterm
-from trainer.learn.features import features_of
 from trainer.learn.placement import own_device
 from trainer.pieces import Pieces, Span, keep_array, share, spans
-from trainer.runs import Source, open_named
 from trainer.storage import open_store
 from trainer.text import parts
 from trainer.text.classes import Meanings, meanings
@@ -42,6 +40,9 @@ from trainer.text.graph import Gathered
 from trainer.text.judge import Evidence, Verdict, by_source, judge
 from trainer.text.measure import MEASURES, Space, margins, measure, space_of
 from trainer.text.select import loss_weights, sampling_weights, select
+
+if TYPE_CHECKING:
+    from trainer.runs import Source  # with timm a second and 250 MB, which texts alone do not need
 
 logger = logging.getLogger(__name__)
 
@@ -79,7 +80,7 @@ def textfilter(config: TextfilterConfig) -> None:
     encoder = open_encoder(config.encoder, cache_dir, device, sum(span.rows for span in mine))
     texts = parts.text_pieces(config.output, dataset, encoder, config.text)
     features = config.judge.features
-    source = open_named("judge.features", features) if features else None
+    source = _open_source(features) if features else None
     pictures = None if source is None else _picture_pieces(work, source)
     _fill(texts, work, encoder)
     if source is not None and pictures is not None:
@@ -98,6 +99,12 @@ def _fill(pieces: Pieces, work: Work, encoder: Encoder) -> None:
         pieces.keep(span, parts.encode_span(work.dataset, span, encoder, work.config.text))
 
 
+def _open_source(address: str) -> Source:
+    from trainer.runs import open_named
+
+    return open_named("judge.features", address)
+
+
 def _picture_pieces(work: Work, source: Source) -> Pieces:
     """The pieces of the pictures' features by a run."""
     made_of = [work.dataset.sha256, source.config.model.name, source.manifest.objects[0].sha256]
@@ -108,6 +115,8 @@ def _fill_pictures(pieces: Pieces, work: Work, source: Source) -> None:
     missing = pieces.missing(work.mine)
     if not missing:
         return
+    from trainer.learn.features import features_of
+
     network = source.network().to(work.device).eval()
     for span in missing:
         found = features_of(

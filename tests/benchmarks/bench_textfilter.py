@@ -48,13 +48,14 @@ MEMORY_SAMPLES = 16_000_000
 
 def measure() -> list[Row]:
     """The rows of this device, of AVX2 alone, and of the memory of judging."""
+    memory = memory_row()
     with tempfile.TemporaryDirectory() as folder:
         model = unpacked(Path(folder))
         device = own_device()
         rows = speeds(model, device)
         if device.type == "cpu":
             rows += narrow(model)
-        return [*rows, memory_row()]
+        return [*rows, memory]
 
 
 def unpacked(folder: Path) -> Path:

@@ -70,7 +70,7 @@ def main() -> None:
             tuple(f"thing {i}" for i in range(BACKGROUND)),
             tuple(str(i) for i in range(BACKGROUND)),
         )
-        work = textfilter.Work(config, dataset, folder, torch.device("cpu"), every, every)
+        work = textfilter.Work(config, dataset, folder, torch.device("cpu"), every, every, None)
         textfilter.finish(work, encoder, known, pieces, None)
         print(peak_bytes())
 

@@ -80,9 +80,9 @@ class EncoderConfig:
         "auto", "auto: where a compiler is and the texts are many", "a quarter faster"
     )
     batch_tokens: int = setting(
-        4096,
+        2048,
         "tokens of a batch, padding included",
-        "the fastest on CPUs; a GPU takes 16 times as many",
+        "the fastest on CPUs; a GPU takes 32 times as many",
         unit="tokens",
         least=64,
         most=1 << 20,

@@ -24,7 +24,9 @@ from trainer.learn.placement import has_bf16, has_compiler
 
 COMPILE_LEAST = 20_000
 """Texts from which compiling pays: it takes about a minute."""
-GPU_TOKENS = 16
+COMPILED_STEP = 8
+"""Compiled code is faster on lengths that are multiples of a vector's: by an eighth on CPUs."""
+GPU_TOKENS = 32
 """Times a GPU's batch is larger than a CPU's."""
 _WAYS = {"pooling_mode_mean_tokens": "mean", "pooling_mode_cls_token": "cls"}
 PICKLED = ("pytorch_model.bin", "model.bin", "model.pt", "model.pth", "pytorch_model.pt")
@@ -42,6 +44,10 @@ class Bert:
     """mean, cls or projected (CLIP's own)."""
     pad_id: int
     batch_tokens: int
+    step: int
+    """Tokens of a batch's texts are padded to a multiple of it."""
+    most: int
+    """Tokens of a text."""
     device: torch.device
     run: Any
     """The network itself, or compiled."""
@@ -60,7 +66,7 @@ class Bert:
         return vectors
 
     def _forward(self, ids: list[NDArray[np.int64]]) -> NDArray[np.float32]:
-        longest = max(map(len, ids))
+        longest = min(-(-max(map(len, ids)) // self.step) * self.step, self.most)
         padded = np.full((len(ids), longest), self.pad_id, np.int64)
         for row, each in zip(padded, ids, strict=True):
             row[: len(each)] = each
@@ -136,6 +142,7 @@ def load(folder: Path, config: EncoderConfig, device: torch.device, num_texts: i
     tokenizer.no_padding()
     tokenizer.enable_truncation(most)
     cuda = device.type == "cuda"
+    compiled = _compiles(config, device, num_texts)
     placed = cast(nn.Module, network).to(device).eval()
     return Bert(
         name=f"{described.get('model_type')}-{digest(folder)}-{pooling}-{most}",
@@ -144,8 +151,10 @@ def load(folder: Path, config: EncoderConfig, device: torch.device, num_texts: i
         pooling=pooling,
         pad_id=int(getattr(text, "pad_token_id", 0) or 0),
         batch_tokens=config.batch_tokens * (GPU_TOKENS if cuda else 1),
+        step=COMPILED_STEP if compiled else 1,
+        most=most,
         device=device,
-        run=_compiled(placed) if _compiles(config, device, num_texts) else placed,
+        run=_compiled(placed) if compiled else placed,
     )
 
 

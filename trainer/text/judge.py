@@ -106,8 +106,10 @@ def _by_texts(
         logger.warning("no text tells anything beside its query: every label is as probable")
         return np.full(len(labels), 0.5), np.full(num_classes, 0.5)
     fitted = mixture.fit(margins[tells], labels[tells], num_classes)
-    found = fitted.right[labels].copy()
-    found[tells] = fitted.probability(margins[tells], labels[tells])
+    found = fitted.right[labels]
+    for part in mixture.blocks(len(labels)):
+        told = np.flatnonzero(tells[part]) + part.start
+        found[told] = fitted.probability(margins[told], labels[told])
     return found, fitted.right
 
 

@@ -80,7 +80,7 @@ def _parts(mixture: Mixture) -> tuple[Floats, Floats, Floats]:
 def _whole(scores: Floats) -> Mixture:
     """One mixture of all scores, begun at their lower and upper quarter."""
     low, high = np.quantile(scores, [0.25, 0.75])
-    spread = max(float(scores.std()), 1e-6)
+    spread = max(_spread(scores), 1e-6)
     found = Mixture(
         np.array([[low, max(high, low + 1e-3 * spread)]]),
         np.full((1, 2), spread / 2),
@@ -116,10 +116,17 @@ def _step(
     counts = counts + beside
     means = (sums + beside * prior.means) / counts
     squares = squares + beside * (prior.spreads**2 + prior.means**2)
-    least = LEAST_SPREAD * max(float(scores.std()), 1e-6)
+    least = LEAST_SPREAD * max(_spread(scores), 1e-6)
     spreads = np.maximum(np.sqrt(np.maximum(squares / counts - means**2, 0)), least)
     means[:, 1] = np.maximum(means[:, 1], means[:, 0])  # the right ones are the upper ones
     return Mixture(means, spreads, np.clip(counts[:, 1] / counts.sum(1), LEAST, MOST))
+
+
+def _spread(scores: Floats) -> float:
+    """Standard deviation, without a temporary array of all scores."""
+    mean = float(scores.mean())
+    squares = sum(float(((scores[part] - mean) ** 2).sum()) for part in blocks(len(scores)))
+    return float(np.sqrt(squares / len(scores)))
 
 
 def _density(values: Floats, mean: Floats, spread: Floats) -> Floats:
