@@ -47,7 +47,7 @@ from trainer.runs import Source, open_run
 
 NETWORKS = os.environ.get("MULTICROP_NETWORKS", "resnet50,seresnext50_32x4d").split(",")
 PAIRS = int(os.environ.get("MULTICROP_PAIRS", "5"))
-EPOCHS = os.environ.get("MULTICROP_EPOCHS", "8")
+EPOCHS = os.environ.get("MULTICROP_EPOCHS", "6")
 SIDE_PX = os.environ.get("MULTICROP_PX", "64")
 SIZE_PX, RATIO, CLASSES = 224, 0.875, 1000
 TARGETS = {"resnet50": ">= 9", "seresnext50_32x4d": ">= 6"}
