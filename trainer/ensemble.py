@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from trainer.config import ConfigError, DataConfig, EnsembleConfig, check_ensemble
@@ -46,10 +47,11 @@ def ensemble(config: EnsembleConfig) -> None:
     _check_classes(dataset, members)
     every = spans_of(dataset.num_samples, config.part_samples)
     tasks = predictions.tasks_of(config, dataset, members)
-    _answer(store, config, dataset, tasks, share(every), cache_dir)
+    device = own_device()
+    _answer(store, config, dataset, tasks, share(every), cache_dir, device)
     done = [task for task in tasks if not task.pieces.missing(every)]
     for task in done:
-        manner = manner_key(task.member, config, own_device())
+        manner = manner_key(task.member, config, device)
         predictions.describe(store, task, dataset, manner, config.part_samples)
     others = [task.title for task in tasks if task not in done]
     if others:
@@ -74,6 +76,7 @@ def _answer(
     tasks: list[Task],
     mine: Sequence[Span],
     cache_dir: Path,
+    device: torch.device,
 ) -> None:
     """Makes what is missing of these parts."""
     missing = {task.title: {span.number for span in task.pieces.missing(mine)} for task in tasks}
@@ -86,15 +89,14 @@ def _answer(
         views = sum(len(missing[t.title]) * config.part_samples * t.crops.number for t in wanted)
         ratio = wanted[0].member.source.config.input.crop_ratio
         sample = partial(_sample, dataset, ratio, cache_dir)
-        network = open_forward(store, wanted[0].member, config, side, views, own_device(), sample)
+        network = open_forward(store, wanted[0].member, config, side, views, device, sample)
         askings += [Asking(task, network) for task in wanted]
     logger.info("%d parts are missing here", sum(map(len, missing.values())))
     lacking = {
         span.number: [each for each in askings if span.number in missing[each.task.title]]
         for span in mine
     }
-    most = max(kind.number for task in tasks for kind in task.crops.views)
-    rows = group_rows(most, own_device())
+    rows = group_rows(max(kind.number for task in tasks for kind in task.crops.views), device)
     predictions.fill(lacking, mine, dataset, rows, config, cache_dir)
 
 

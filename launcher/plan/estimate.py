@@ -17,6 +17,9 @@ SHARES = ("input", "evaluation", "checkpoint", "communication")
 
 DAY_S = 86_400
 
+TRAINING_OPERATIONS = 6
+"""Of a multiply-accumulate: two on the way forward, four on the way back."""
+
 
 @dataclass(frozen=True)
 class PictureTime:
@@ -93,9 +96,17 @@ def _from_formula(
     a_number = moved.get(network.family, moved["default"])
     if device.precision == "fp32":
         a_number *= 2
-    compute_s = 6 * gmac * 1e9 / (formula.peak_share * gpu.peak_tflops[device.precision] * 1e12)
-    memory_s = a_number * mact * 1e6 / (gpu.bandwidth_tb_s * 1e12)
+    tflops = formula.peak_share * gpu.peak_tflops[device.precision]
+    seconds = bound_s(gmac, mact, tflops, gpu.bandwidth_tb_s, TRAINING_OPERATIONS, a_number)
     source = f"data sheet of the {gpu.name}"
-    return PictureTime(
-        "formula", compute_s + memory_s, formula.error_ratio[device.precision], source
-    )
+    return PictureTime("formula", seconds, formula.error_ratio[device.precision], source)
+
+
+def bound_s(
+    gmac: float, mact: float, tflops: float, tb_s: float, operations: float, moved: float
+) -> float:
+    """Seconds for a picture: its arithmetic, and then its activations through the memory.
+
+    operations: of a multiply-accumulate. moved: bytes of an activation.
+    """
+    return operations * gmac * 1e9 / (tflops * 1e12) + moved * mact * 1e6 / (tb_s * 1e12)

@@ -17,7 +17,6 @@ limit of that GPU (limits.py), and all of them together; MULTICROP_SINGLES.
 
 from __future__ import annotations
 
-import json
 import os
 import statistics
 import subprocess
@@ -32,12 +31,13 @@ from torch import Tensor, nn
 from launcher.local.folder import state_root
 from launcher.plan.networks import packaged_networks
 from tests.benchmarks.limits import INFERENCE, limit
+from tests.benchmarks.narrow import narrow, tell
 from tests.benchmarks.table import Row
 from trainer.config import DataConfig, EnsembleConfig, InputConfig, ModelConfig
 from trainer.data.cache import cache_folder
 from trainer.data.shards import Dataset, open_dataset
 from trainer.infer.crops import CropSet, Views, crop_set
-from trainer.infer.forward import Forward, choose
+from trainer.infer.forward import Forward, Manner, choose
 from trainer.infer.predictions import mean_answer
 from trainer.infer.views import group_rows, groups
 from trainer.learn import models
@@ -51,7 +51,6 @@ EPOCHS = os.environ.get("MULTICROP_EPOCHS", "6")
 SIDE_PX = os.environ.get("MULTICROP_PX", "64")
 SIZE_PX, RATIO, CLASSES = 224, 0.875, 1000
 TARGETS = {"resnet50": ">= 9", "seresnext50_32x4d": ">= 6"}
-AVX2 = {"ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2"}
 AVX2_TARGET = ">= 1.8"
 AGREEMENT = 0.995
 SINGLES = os.environ.get("MULTICROP_SINGLES", ",".join(packaged_networks())).split(",")
@@ -70,8 +69,8 @@ def measure() -> list[Row]:
     on_gpu = own_device().type == "cuda"
     targets = {} if on_gpu else TARGETS
     fast = has_bf16(own_device())
-    rows = [row for name in NETWORKS if name for row in speeds(name, fast, targets.get(name, ""))]
-    rows += singles(SINGLES) if on_gpu else narrow()
+    rows = [row for name in NETWORKS for row in speeds(name, fast, targets.get(name, ""))]
+    rows += singles(SINGLES) if on_gpu else narrow(__name__)
     data = os.environ.get("MINI_WEBVISION")
     return rows + (nearness(data) if data else [])
 
@@ -90,13 +89,16 @@ def speeds(name: str, fast: bool, target: str, where: str = "") -> list[Row]:
         manner = choose(network, input, config, kind.side_px, MANY, own_device())
         ours = fast_one(Forward(network, input, manner, own_device()), crops, kind)
         peer_s, our_s = in_turn(theirs, ours)
-        told = f"{manner.precision} {manner.layout} by {manner.batch}"
-        told += "" if manner.compiled == "off" else " compiled"
         label = "exact ten crops" if exact else "dense"
-        what = f"{name}, {label} at {SIZE_PX} px{where}: {told}"
+        what = f"{name}, {label} at {SIZE_PX} px{where}: {told(manner)}"
         wanted = target if exact else ""
         rows.append(Row(what, "ms/picture", "ten passes, fp32", 1e3 * peer_s, 1e3 * our_s, wanted))
     return rows
+
+
+def told(manner: Manner) -> str:
+    words = f"{manner.precision} {manner.layout} by {manner.batch}"
+    return words if manner.compiled == "off" else f"{words} compiled"
 
 
 def random_views(kind: Views, pictures: int) -> Tensor:
@@ -169,20 +171,10 @@ def single(name: str) -> Row:
         timed(lambda: mean_answer(forward, crops, views, "probabilities")) for _ in range(PAIRS + 1)
     ]
     rate = SINGLE_PICTURES / statistics.median(times[1:])
-    what = f"{name}, one crop of {size_px} px: {manner.precision} {manner.layout}"
-    what += f" by {manner.batch}" + ("" if manner.compiled == "off" else " compiled")
+    what = f"{name}, one crop of {size_px} px: {told(manner)}"
     most, target = limit(name, INFERENCE), SINGLE_TARGETS.get(name, "")
     peer = f"fitted limit of {torch.cuda.get_device_name()}"
     return Row(what, "img/s", peer, most, rate, target, more_is_better=True)
-
-
-def narrow() -> list[Row]:
-    """The rows of a process that has AVX2 and nothing later."""
-    child = [sys.executable, "-m", __name__]
-    done = subprocess.run(child, env=os.environ | AVX2, capture_output=True, text=True)
-    if done.returncode:
-        raise RuntimeError(done.stderr[-2000:])
-    return [Row(**each) for each in json.loads(done.stdout.splitlines()[-1])]
 
 
 def nearness(data: str) -> list[Row]:
@@ -192,10 +184,8 @@ def nearness(data: str) -> list[Row]:
     crops = crop_set("10", input.size_px, input.crop_ratio)
     (kind,) = crops.views
     manner = choose(network, input, EnsembleConfig(), input.size_px, MANY, own_device())
-    forward, plain = (
-        Forward(network, input, manner, own_device()),
-        source.network().to(own_device()).eval(),
-    )
+    forward = Forward(network, input, manner, own_device())
+    plain = source.network().to(own_device()).eval()
     same, largest = 0, 0.0
     rows = group_rows(kind.number, own_device())
     every = [slice(0, dataset.num_samples)]
@@ -207,9 +197,8 @@ def nearness(data: str) -> list[Row]:
         largest = max(largest, float((ours - theirs).abs().max()))
     agreed = same / dataset.num_samples
     name = f"resnet50 trained at {input.size_px} px, {dataset.num_samples} pictures"
-    told = f"{manner.precision} {manner.layout}" + ("" if manner.compiled == "off" else " compiled")
     alike, apart = (
-        f"{name}: same first class, {told}",
+        f"{name}: same first class, {told(manner)}",
         f"{name}: largest difference of a probability",
     )
     return [
@@ -230,8 +219,8 @@ def trained(data: str) -> tuple[Source, Dataset]:
         "update.mixup=0", "optim.warmup_epochs=1", "checkpoint.every_epochs=1",
         "evaluate.every_epochs=2", "log.metrics_port=0", "update.ema_half_life_epochs=0.5",
     ]  # fmt: skip
-    told = os.environ | {"RUN_CONFIG": "name: multicrop\n"}
-    subprocess.run([sys.executable, "-m", "trainer.train", *options], env=told, check=True)
+    environment = os.environ | {"RUN_CONFIG": "name: multicrop\n"}
+    subprocess.run([sys.executable, "-m", "trainer.train", *options], env=environment, check=True)
     return open_run(str(run)), open_dataset(sets["val"], cache_folder())
 
 
@@ -247,5 +236,4 @@ def packed(data: Path, state: Path, split: str) -> str:
 
 
 if __name__ == "__main__":
-    NARROW = [row for name in NETWORKS for row in speeds(name, False, AVX2_TARGET, ", AVX2 alone")]
-    print(json.dumps([vars(row) for row in NARROW]))
+    tell([row for name in NETWORKS for row in speeds(name, False, AVX2_TARGET, ", AVX2 alone")])

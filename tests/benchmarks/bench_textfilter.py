@@ -8,7 +8,6 @@ of AVX2 are of children that are denied all later instructions. TEXTS, TEXT_PAIR
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import random
@@ -28,6 +27,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from tests.benchmarks.narrow import narrow, tell
 from tests.benchmarks.table import Row
 from trainer.config import EncoderConfig
 from trainer.learn.placement import has_bf16, own_device
@@ -42,7 +42,6 @@ MEDIAN_WORDS, SPREAD, MOST_WORDS = 18, 0.9, 150
 REPEATED_SHARE = 0.4
 """Of web texts that stand elsewhere too, as of the pictures of one query."""
 LEAST_COSINE = 0.9998
-AVX2 = {"ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2"}
 MEMORY_SAMPLES = 16_000_000
 
 
@@ -54,7 +53,7 @@ def measure() -> list[Row]:
         device = own_device()
         rows = speeds(model, device)
         if device.type == "cpu":
-            rows += narrow(model)
+            rows += narrow(__name__, str(model))
         return [*rows, memory]
 
 
@@ -165,24 +164,15 @@ def timed(encode: Encode, given: list[str]) -> tuple[float, Any]:
     return time.perf_counter() - began, found
 
 
-def narrow(model: Path) -> list[Row]:
-    """The rows of a process that has AVX2 and nothing later."""
-    child = [sys.executable, "-m", __name__, str(model)]
-    done = subprocess.run(child, env=os.environ | AVX2, capture_output=True, text=True)
-    if done.returncode:
-        raise RuntimeError(done.stderr[-2000:])
-    return [Row(**each) for each in json.loads(done.stdout.splitlines()[-1])]
-
-
-def narrow_rows(model: Path) -> list[dict[str, Any]]:
+def narrow_rows(model: Path) -> list[Row]:
+    """Of a process that has AVX2 and nothing later."""
     device = torch.device("cpu")
     config = EncoderConfig(model=str(model), precision="fp32", compile="off")
     given = texts(NUM_TEXTS // 5)
-    rows = compare(
+    return compare(
         "AVX2 alone, fp32, not compiled", given, peer_of(model, device), ours_of(config, device),
         ">= 1.3", with_cosine=True,
     )  # fmt: skip
-    return [vars(row) for row in rows]
 
 
 def memory_row() -> Row:
@@ -208,4 +198,4 @@ def peak_bytes() -> int:
 
 
 if __name__ == "__main__":
-    print(json.dumps(narrow_rows(Path(sys.argv[1]))))
+    tell(narrow_rows(Path(sys.argv[1])))

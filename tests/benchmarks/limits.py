@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import torch
 
+from launcher.plan.estimate import TRAINING_OPERATIONS, bound_s
 from launcher.plan.hardware import read_hardware
 from launcher.plan.networks import packaged_networks
 
-TRAINING, INFERENCE = (6, 32.5), (2, 4.0)
+TRAINING, INFERENCE = (TRAINING_OPERATIONS, 32.5), (2, 4.0)
 """Operations of a multiply-accumulate, and bytes of an activation."""
 
 
@@ -23,7 +24,5 @@ def limit(name: str, work: tuple[float, float]) -> float:
     gpu = hardware.find(torch.cuda.get_device_name()) if torch.cuda.is_available() else None
     if known is None or gpu is None:
         return 0.0
-    operations, moved = work
-    peak = hardware.formula.peak_share * gpu.peak_tflops["amp"] * 1e12
-    memory_s = moved * known.mact * 1e6 / (gpu.bandwidth_tb_s * 1e12)
-    return 1 / (operations * known.gmac * 1e9 / peak + memory_s)
+    tflops = hardware.formula.peak_share * gpu.peak_tflops["amp"]
+    return 1 / bound_s(known.gmac, known.mact, tflops, gpu.bandwidth_tb_s, *work)

@@ -65,11 +65,12 @@ def fit(scores: Floats, labels: Labels, num_classes: int) -> Mixture:
 
     scores: (N,) finite, N >= 1; labels: (N,) of 0..num_classes-1.
     """
-    whole = _whole(scores)
+    spread = max(_spread(scores), 1e-6)
+    whole = _whole(scores, spread)
     prior = Mixture(*(np.repeat(each, num_classes, axis=0) for each in _parts(whole)))
     found = prior
     for _ in range(ITERATIONS):
-        found = _step(found, prior, scores, labels, num_classes, PRIOR_SAMPLES)
+        found = _step(found, prior, scores, spread, labels, num_classes, PRIOR_SAMPLES)
     return found
 
 
@@ -77,10 +78,9 @@ def _parts(mixture: Mixture) -> tuple[Floats, Floats, Floats]:
     return mixture.means, mixture.spreads, mixture.right
 
 
-def _whole(scores: Floats) -> Mixture:
-    """One mixture of all scores, begun at their lower and upper quarter."""
+def _whole(scores: Floats, spread: float) -> Mixture:
+    """One mixture of all scores, begun at their lower and upper quarter. spread: theirs."""
     low, high = np.quantile(scores, [0.25, 0.75])
-    spread = max(_spread(scores), 1e-6)
     found = Mixture(
         np.array([[low, max(high, low + 1e-3 * spread)]]),
         np.full((1, 2), spread / 2),
@@ -88,7 +88,7 @@ def _whole(scores: Floats) -> Mixture:
     )
     nobody = np.zeros(len(scores), np.int64)
     for _ in range(ITERATIONS):
-        found = _step(found, found, scores, nobody, 1, 0.0)
+        found = _step(found, found, scores, spread, nobody, 1, 0.0)
     return found
 
 
@@ -96,6 +96,7 @@ def _step(
     mixture: Mixture,
     prior: Mixture,
     scores: Floats,
+    spread: float,
     labels: Labels,
     num_classes: int,
     prior_samples: float,
@@ -116,8 +117,8 @@ def _step(
     counts = counts + beside
     means = (sums + beside * prior.means) / counts
     squares = squares + beside * (prior.spreads**2 + prior.means**2)
-    least = LEAST_SPREAD * max(_spread(scores), 1e-6)
-    spreads = np.maximum(np.sqrt(np.maximum(squares / counts - means**2, 0)), least)
+    spreads = np.sqrt(np.maximum(squares / counts - means**2, 0))
+    spreads = np.maximum(spreads, LEAST_SPREAD * spread)
     means[:, 1] = np.maximum(means[:, 1], means[:, 0])  # the right ones are the upper ones
     return Mixture(means, spreads, np.clip(counts[:, 1] / counts.sum(1), LEAST, MOST))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 
 import torch
@@ -68,21 +69,20 @@ class TinyRun:
 
     def updates(self, num_updates: int) -> Iterator[float]:
         """Goes on with so many updates; the mean loss of each."""
-        cfg, state, data = self.cfg, self.state, self.data
-        batches = train.training_batches(cfg, self.world, data, state.seen)
-        for number, (step, parts) in enumerate(stream.steps_of(batches)):
-            if number == num_updates:
-                break
-            lr = learning_rate(cfg.optim, state.seen, data.goal, data.num_samples)
-            state.mover.set_rate(lr)
-            engine.update(
-                cfg.update,
-                cfg.optim,
-                state,
-                step,
-                parts,
-                ema_half_life_samples=10.0,
-                ask=lambda: None,
-            )
-            read = state.counters.read()
+        for step, parts in islice(self.steps(), num_updates):
+            self.update(step, parts)
+            read = self.state.counters.read()
             yield read["loss"] / read["weight"]
+
+    def steps(self) -> Iterator[tuple[stream.Step, Iterator[stream.Batch]]]:
+        """What comes next, step by step."""
+        batches = train.training_batches(self.cfg, self.world, self.data, self.state.seen)
+        return stream.steps_of(batches)
+
+    def update(self, step: stream.Step, parts: Iterator[stream.Batch]) -> None:
+        """One update at the schedule's rate."""
+        cfg, state, data = self.cfg, self.state, self.data
+        state.mover.set_rate(learning_rate(cfg.optim, state.seen, data.goal, data.num_samples))
+        engine.update(
+            cfg.update, cfg.optim, state, step, parts, ema_half_life_samples=10.0, ask=lambda: None
+        )
