@@ -20,6 +20,7 @@ from trainer.config import ConfigError, EnsembleConfig, InputConfig
 from trainer.infer.quantise import check_int8, quantised
 from trainer.learn.engine import autocast, normalise
 from trainer.learn.fastest import ways
+from trainer.learn.frozen import frozen
 from trainer.learn.placement import has_compiler, placed
 
 logger = logging.getLogger(__name__)
@@ -103,7 +104,7 @@ class Forward:
 
 
 def compiled(network: nn.Module, by: str) -> Any:
-    """The network by a compiler; weights are constants, so normalisations fold into convolutions.
+    """The network by a compiler, for views of one shape.
 
     by: off, inductor or tensorrt.
     """
@@ -111,7 +112,7 @@ def compiled(network: nn.Module, by: str) -> Any:
         return network
     if by == "tensorrt":
         return torch.compile(network, dynamic=False, backend="tensorrt")
-    return torch.compile(network, dynamic=False, options={"freezing": True})
+    return frozen(network, dynamic=False)
 
 
 def choose(

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -20,8 +22,12 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from trainer.config import ConfigError, EncoderConfig
+from trainer.learn.frozen import frozen
 from trainer.learn.placement import has_bf16, has_compiler
 
+Vectors = NDArray[np.float32]
+"""(n, dim)"""
+Places = NDArray[np.int64]
 COMPILE_LEAST = 20_000
 """Texts from which compiling pays: it takes about a minute."""
 COMPILED_STEP = 8
@@ -49,10 +55,13 @@ class Bert:
     most: int
     """Tokens of a text."""
     device: torch.device
+    threads: int
+    """Batches at once on a CPU, each by one thread: none waits for others in every layer, and the
+    vectors do not depend on how many there are."""
     run: Any
     """The network itself, or compiled."""
 
-    def encode(self, texts: Sequence[str]) -> NDArray[np.float32]:
+    def encode(self, texts: Sequence[str]) -> Vectors:
         """(len(texts), dim) unit vectors; zeros for an empty text."""
         vectors = np.zeros((len(texts), self.dim), np.float32)
         told = np.array([i for i, text in enumerate(texts) if text.strip()], np.int64)
@@ -60,12 +69,26 @@ class Bert:
             return vectors
         tokens = self.tokenizer.encode_batch([texts[i] for i in told.tolist()])
         ids = [np.array(each.ids or [self.pad_id], np.int64) for each in tokens]
-        with torch.inference_mode():
-            for batch in batches([len(each) for each in ids], self.batch_tokens):
-                vectors[told[batch]] = self._forward([ids[i] for i in batch])
+        every = list(batches([len(each) for each in ids], self.batch_tokens))
+        found = self._at_once(lambda batch: self._forward([ids[i] for i in batch]), every)
+        for batch, rows in zip(every, found, strict=True):
+            vectors[told[batch]] = rows
         return vectors
 
-    def _forward(self, ids: list[NDArray[np.int64]]) -> NDArray[np.float32]:
+    def _at_once(self, ask: Callable[[Places], Vectors], every: list[Places]) -> list[Vectors]:
+        if self.threads == 1:
+            return [ask(batch) for batch in every]
+        own, alone = torch.get_num_threads(), partial(torch.set_num_threads, 1)
+        try:
+            with ThreadPoolExecutor(self.threads, initializer=alone) as pool:
+                return list(pool.map(ask, every))
+        finally:  # a thread's number becomes that of all threads that begin after it
+            torch.set_num_threads(own)
+
+    @torch.inference_mode()
+    def _forward(self, ids: list[NDArray[np.int64]]) -> Vectors:
+        if self.step > 1 and len(ids) == 1:  # one row is another shape to a compiler
+            return self._forward(ids * 2)[:1]
         longest = min(-(-max(map(len, ids)) // self.step) * self.step, self.most)
         padded = np.full((len(ids), longest), self.pad_id, np.int64)
         for row, each in zip(padded, ids, strict=True):
@@ -78,7 +101,7 @@ class Bert:
         answer = self.run(input_ids=tokens, attention_mask=None if full else mask.long())
         pooled = self._pool(answer, mask).float()
         unit = nn.functional.normalize(pooled, dim=1)
-        vectors: NDArray[np.float32] = unit.cpu().numpy()
+        vectors: Vectors = unit.cpu().numpy()
         return vectors
 
     def _pool(self, answer: Any, mask: Tensor) -> Tensor:
@@ -92,7 +115,7 @@ class Bert:
         return (hidden * share).float().sum(1) / mask.sum(1, keepdim=True)
 
 
-def batches(lengths: Sequence[int], budget: int) -> Iterator[NDArray[np.int64]]:
+def batches(lengths: Sequence[int], budget: int) -> Iterator[Places]:
     """Places of the texts, shortest first, in batches of at most `budget` padded tokens each.
 
     A text longer than the budget is a batch of its own.
@@ -154,7 +177,8 @@ def load(folder: Path, config: EncoderConfig, device: torch.device, num_texts: i
         step=COMPILED_STEP if compiled else 1,
         most=most,
         device=device,
-        run=_compiled(placed) if compiled else placed,
+        threads=1 if cuda else torch.get_num_threads(),
+        run=_compiled(placed, device) if compiled else placed,
     )
 
 
@@ -166,11 +190,19 @@ def _compiles(config: EncoderConfig, device: torch.device, num_texts: int) -> bo
     return config.compile == "on"
 
 
-def _compiled(network: nn.Module) -> Any:
-    import torch._inductor.config as inductor
-
-    inductor.freezing = True  # weights become constants, packed as the processor likes them
-    return torch.compile(network, dynamic=True)
+def _compiled(network: nn.Module, device: torch.device) -> Any:
+    """For batches of any shape, full or not, each asked by one thread of a CPU."""
+    run = frozen(network, dynamic=True)
+    threads = torch.get_num_threads()
+    if device.type == "cpu":
+        torch.set_num_threads(1)
+    try:
+        ids = torch.zeros((2, COMPILED_STEP), dtype=torch.int64, device=device)
+        for mask in (None, torch.ones_like(ids)):
+            run(input_ids=ids, attention_mask=mask)
+    finally:
+        torch.set_num_threads(threads)
+    return run
 
 
 def digest(folder: Path) -> str:

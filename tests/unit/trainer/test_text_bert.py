@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
 import json
 import zipfile
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,7 @@ from safetensors.torch import load_file, save_file
 from tests.conftest import absent
 from tests.unit.trainer.encoders import CLIP, SMALL, WORDS, bert, write_model
 from trainer.config import ConfigError, EncoderConfig
+from trainer.learn.placement import has_compiler
 from trainer.text.bert import Bert, batches, load
 from trainer.text.encoder import open_encoder
 
@@ -89,6 +92,37 @@ def test_neither_size_nor_order_of_batches_changes_a_vector(tiny: Path) -> None:
         assert found.encode(TEXTS[3:4]) == pytest.approx(expected[3:4], abs=1e-6)
     assert opened(tiny).encode(["", " "]).tolist() == [[0.0] * 16] * 2
     assert opened(tiny).encode([]).shape == (0, 16)
+
+
+def test_the_number_of_threads_changes_no_bit(tiny: Path) -> None:
+    texts = [" ".join(WORDS[4 + i % 8 :][: 1 + i % 5]) for i in range(300)]
+    threads = torch.get_num_threads()
+    found = {}
+    for number in (2, 5):
+        encoder = dataclasses.replace(opened(tiny, batch_tokens=64), threads=number)
+        found[number] = encoder.encode(texts)
+        assert torch.get_num_threads() == threads
+        assert told_by_a_thread(torch.get_num_threads) == threads
+    assert found[2].tobytes() == found[5].tobytes()
+
+
+def told_by_a_thread(ask: Callable[[], int]) -> int:
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(ask).result()
+
+
+def test_a_failure_of_one_batch_is_told(tiny: Path) -> None:
+    encoder = dataclasses.replace(opened(tiny, batch_tokens=64), threads=2, run=None)
+    with pytest.raises(TypeError, match="not callable"):
+        encoder.encode(TEXTS)
+
+
+def test_compiled_vectors_are_the_same_but_for_rounding(tiny: Path) -> None:
+    if not has_compiler(CPU):
+        absent("there is no C++ compiler; apt-get install g++")
+    compiled = opened(tiny, compile="on", batch_tokens=64)
+    assert compiled.encode(TEXTS) == pytest.approx(opened(tiny).encode(TEXTS), abs=1e-5)
+    assert compiled.encode(TEXTS[:1]) == pytest.approx(opened(tiny).encode(TEXTS[:1]), abs=1e-5)
 
 
 def test_bf16_is_near(tiny: Path) -> None:
