@@ -136,23 +136,31 @@ def finish(
     work: Work, encoder: Encoder, known: Meanings, texts: Pieces, pictures: Pieces | None
 ) -> None:
     """Judges all samples and writes what training takes."""
-    config, dataset = work.config, work.dataset
-    labels = dataset.index()["label"].astype(np.int64)
-    scores, gathered = _measured(work, labels, texts, space_of(known, encoder), encoder.dim)
+    labels = work.dataset.index()["label"].astype(np.int64)
+    scores, gathered = measured(work, labels, texts, space_of(known, encoder), encoder.dim)
+    near = None if pictures is None else _gathered(pictures, work)
+    conclude(work, encoder.name, labels, scores, gathered, near)
+
+
+def conclude(
+    work: Work,
+    encoder: str,
+    labels: NDArray[np.int64],
+    scores: NDArray[Any],
+    texts: Gathered | None,
+    pictures: Gathered | None,
+) -> None:
+    """From what was measured to what training takes. scores: (N,) SCORES, to be completed."""
     evidence = Evidence(
-        labels=labels,
-        margins=margins(scores),
-        tells=parts.tells(scores),
-        texts=gathered,
-        pictures=None if pictures is None else _gathered(pictures, work),
-        network=work.noise,
+        labels, margins(scores), parts.tells(scores), texts, pictures, network=work.noise
     )
-    verdict = judge(evidence, dataset.num_classes, config.judge)
+    verdict = judge(evidence, work.dataset.num_classes, work.config.judge)
+    del evidence  # of 16 M samples it would be in the way
     scores["text"], scores["probability"] = verdict.text, verdict.probability
-    _write(work, encoder.name, labels, scores, verdict)
+    _write(work, encoder, labels, scores, verdict)
 
 
-def _measured(
+def measured(
     work: Work, labels: NDArray[np.int64], pieces: Pieces, space: Space, dim: int
 ) -> tuple[NDArray[Any], Gathered | None]:
     """SCORES of all samples, probabilities not yet; and the vectors, where they are needed."""
@@ -183,16 +191,17 @@ def _write(
     work: Work, encoder: str, labels: NDArray[np.int64], scores: NDArray[Any], verdict: Verdict
 ) -> None:
     config, dataset, probability = work.config, work.dataset, verdict.probability
-    selection = select(probability, labels, dataset.num_classes, config.select)
     store = open_store(config.output)
-    files = {}
-    for name, array in (
-        ("scores.npy", scores),
-        ("selection.npy", selection),
-        ("weights.npy", loss_weights(probability, config.select)),
-        ("sampling.npy", sampling_weights(probability, labels, config.select)),
-    ):
-        files[name] = keep_array(store, name, array)
+    selection = select(probability, labels, dataset.num_classes, config.select)
+    # One after the other: of 16 M samples none is small.
+    files = {
+        "scores.npy": keep_array(store, "scores.npy", scores),
+        "selection.npy": keep_array(store, "selection.npy", selection),
+        "weights.npy": keep_array(store, "weights.npy", loss_weights(probability, config.select)),
+        "sampling.npy": keep_array(
+            store, "sampling.npy", sampling_weights(probability, labels, config.select)
+        ),
+    }
     summary = {
         "schemaVersion": 1,
         "data": dataset.address,

@@ -173,7 +173,7 @@ def load(folder: Path, config: EncoderConfig, device: torch.device, num_texts: i
         tokenizer=tokenizer,
         pooling=pooling,
         pad_id=int(getattr(text, "pad_token_id", 0) or 0),
-        batch_tokens=config.batch_tokens * (GPU_TOKENS if cuda else 1),
+        batch_tokens=config.batch_tokens * (GPU_TOKENS if cuda else 1) // (1 if bf16 else 2),
         step=COMPILED_STEP if compiled else 1,
         most=most,
         device=device,

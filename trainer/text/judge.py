@@ -74,8 +74,7 @@ def _by_pictures(
 
     Both come from networks, so they are no two witnesses: their sum is calibrated once more.
     """
-    labels, prior = evidence.labels, mixture.logit(right[evidence.labels])
-    scores = []
+    labels, scores = evidence.labels, []
     if evidence.pictures is not None:
         everyone = np.ones(len(labels), np.bool_)
         # The class's own share stays in: `combine` takes it out once.
@@ -95,6 +94,7 @@ def _by_pictures(
         logger.warning("the texts tell too little to say what the pictures' scores mean")
     if len(known) < 2:
         return known[0] if known else None
+    prior = mixture.logit(right[labels])
     total = mixture.logit(known[0]) + mixture.logit(known[1]) - prior
     return calibrated(total, text, evidence.tells)
 
@@ -130,14 +130,14 @@ def separation(scores: Floats, is_right: NDArray[np.bool_]) -> float:
 def by_source(probability: Floats, facts: NDArray[Any], sources: Sequence[str]) -> dict[str, Any]:
     """Of each source: samples, share of texts that tell, quantiles of the probabilities."""
     found: dict[str, Any] = {}
+    telling = tells(facts)
     for number, name in enumerate(sources):
         mine = facts["source"] == number
         if not mine.any():
             continue
-        telling = tells(facts[mine])
         found[name] = {
             "num_samples": int(mine.sum()),
-            "tells": round(float(telling.mean()), 4),
+            "tells": round(float(telling[mine].mean()), 4),
             "mean": round(float(probability[mine].mean()), 4),
             "quantiles": np.quantile(probability[mine], [0.05, 0.25, 0.5, 0.75, 0.95])
             .round(4)
