@@ -68,7 +68,7 @@ class EnsembleConfig:
         "auto",
         "compile and freeze the networks; auto: where a compiler is and the crops are many;"
         " tensorrt: by torch-tensorrt, on a GPU that has it",
-        "2.4 times as fast on a CPU, after about a minute",
+        "3 times as fast on a CPU, after about a minute",
     )
     batch: int = setting(
         0, "crops of a forward pass; 0: the fastest, measured", "differs by device",

@@ -184,8 +184,8 @@ def build(
 
 
 def autocast(precision: str, device: torch.device) -> AbstractContextManager[Any]:
-    """bf16 for matrix products and convolutions, or nothing for fp32."""
-    if precision == "fp32":
+    """bf16 for matrix products and convolutions, or nothing for fp32 and int8."""
+    if precision != "bf16":
         return nullcontext()
     return torch.autocast(device.type, torch.bfloat16)
 

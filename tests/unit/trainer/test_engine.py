@@ -241,3 +241,13 @@ def test_classes_without_pictures_do_not_count(world: World) -> None:
     assert (result.top1, result.class_top1) == (3 / 5, 3 / 4)
     assert (result.top5, result.class_top5) == (4 / 5, 7 / 8)
     assert (result.loss, result.num_samples) == (0.5, 5)
+
+
+@pytest.mark.parametrize(
+    ("precision", "dtype"),
+    [("fp32", torch.float32), ("bf16", torch.bfloat16), ("int8", torch.float32)],
+)
+def test_bf16_alone_is_cast_to(precision: str, dtype: torch.dtype) -> None:
+    ones = torch.ones(2, 2)
+    with engine.autocast(precision, torch.device("cpu")):
+        assert (ones @ ones).dtype == dtype
