@@ -11,8 +11,8 @@ import hashlib
 import json
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -78,12 +78,8 @@ class Bert:
     def _at_once(self, ask: Callable[[Places], Vectors], every: list[Places]) -> list[Vectors]:
         if self.threads == 1:
             return [ask(batch) for batch in every]
-        own, alone = torch.get_num_threads(), partial(torch.set_num_threads, 1)
-        try:
-            with ThreadPoolExecutor(self.threads, initializer=alone) as pool:
-                return list(pool.map(ask, every))
-        finally:  # a thread's number becomes that of all threads that begin after it
-            torch.set_num_threads(own)
+        with _unshared(), ThreadPoolExecutor(self.threads) as pool:
+            return list(pool.map(ask, every))
 
     @torch.inference_mode()
     def _forward(self, ids: list[NDArray[np.int64]]) -> Vectors:
@@ -193,16 +189,22 @@ def _compiles(config: EncoderConfig, device: torch.device, num_texts: int) -> bo
 def _compiled(network: nn.Module, device: torch.device) -> Any:
     """For batches of any shape, full or not, each asked by one thread of a CPU."""
     run = frozen(network, dynamic=True)
-    threads = torch.get_num_threads()
-    if device.type == "cpu":
-        torch.set_num_threads(1)
-    try:
-        ids = torch.zeros((2, COMPILED_STEP), dtype=torch.int64, device=device)
+    ids = torch.zeros((2, COMPILED_STEP), dtype=torch.int64, device=device)
+    with _unshared():
         for mask in (None, torch.ones_like(ids)):
             run(input_ids=ids, attention_mask=mask)
+    return run
+
+
+@contextmanager
+def _unshared() -> Iterator[None]:
+    """Within, this thread and those that begin compute alone, and code is compiled for that."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
     finally:
         torch.set_num_threads(threads)
-    return run
 
 
 def digest(folder: Path) -> str:
