@@ -23,7 +23,7 @@ from tests.conftest import absent
 from tests.unit.trainer.encoders import CLIP, SMALL, WORDS, bert, write_model
 from trainer.config import ConfigError, EncoderConfig
 from trainer.learn.placement import has_compiler
-from trainer.text.bert import Bert, batches, load
+from trainer.text.bert import Bert, batches, load, padded_length
 from trainer.text.encoder import open_encoder
 
 TEXTS = [
@@ -208,6 +208,17 @@ def test_weights_that_are_not_used_may_be_missing_and_names_tell_models_apart(
     names = {opened(tiny).name, opened(headed).name, opened(tiny, pooling="cls").name}
     assert len(names) == 3
     assert opened(tiny).name == opened(tiny, batch_tokens=64).name
+
+
+@pytest.mark.parametrize(
+    ("longest", "most", "padded"),
+    [(1, 256, 1), (14, 256, 14), (15, 256, 16), (16, 256, 16), (17, 256, 17), (28, 256, 28),
+     (29, 256, 32), (130, 256, 144), (250, 256, 256), (250, 250, 250)],
+)  # fmt: skip
+def test_lengths_just_below_a_multiple_of_sixteen_are_padded(
+    longest: int, most: int, padded: int
+) -> None:
+    assert padded_length(longest, most) == padded
 
 
 @given(st.lists(st.integers(1, 40), max_size=60), st.integers(1, 64))
