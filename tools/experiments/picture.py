@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,8 +15,11 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 
-def draw(groups: dict[str, list[Row]], title: str, path: Path) -> None:
-    """Draws the rows of each method into an .svg file. Raises SpecError without matplotlib."""
+def draw(groups: dict[str, list[Row]], title: str, path: Path, sides: Mapping[str, int]) -> None:
+    """Draws the rows of each method into an .svg file. Raises SpecError without matplotlib.
+
+    sides: of the input in px, that each method was trained at last; GeM's power is drawn over it.
+    """
     try:
         import matplotlib
         from matplotlib.figure import Figure
@@ -26,14 +29,18 @@ def draw(groups: dict[str, list[Row]], title: str, path: Path) -> None:
     with matplotlib.rc_context({"svg.hashsalt": "experiments"}):  # same rows, same file
         height = max(4.0, 1.5 + 0.4 * len(groups))
         sized = any(by_size(rows) for rows in groups.values())
-        figure = Figure(figsize=(16 if sized else 11, height), layout="constrained")
-        panels = list(figure.subplots(1, 3 if sized else 2))
+        tuned = {name: sides[name] for name, rows in groups.items() if _powers(rows)}
+        count = 2 + sized + bool(tuned)
+        figure = Figure(figsize=(1 + 5 * count, height), layout="constrained")
+        panels = list(figure.subplots(1, count))
         ends, epochs = panels[:2]
         for number, (name, rows) in enumerate(groups.items()):
             _end(ends, len(groups) - 1 - number, rows, f"C{number % 10}")
             _mean_line(epochs, name, rows, f"C{number % 10}")
             if sized:
                 _sizes(panels[2], name, rows, f"C{number % 10}")
+            if name in tuned:
+                _power(panels[-1], tuned[name], name, rows, f"C{number % 10}")
         ends.set_yticks(range(len(groups) - 1, -1, -1), list(groups))
         ends.set_ylim(-0.5, len(groups) - 0.5)
         ends.set_xlabel("validation top-1 at the end (%): mean ± std, and each seed")
@@ -58,20 +65,33 @@ def _end(panel: Axes, place: int, rows: Sequence[Row], color: str) -> None:
 
 
 def _sizes(panel: Axes, name: str, rows: Sequence[Row], color: str) -> None:
-    """Mean and deviation of the seeds by input size, GeM's p in the legend."""
+    """Mean and deviation of the seeds by input size."""
     found = {
         size: over_seeds([100 * top1 for top1 in tops]) for size, tops in by_size(rows).items()
     }
-    powers = [row["p"] for row in rows if row.get("p") is not None]
-    label = f"{name}, p {statistics.fmean(powers):.2f}" if powers else name
     means = [figure.mean for figure in found.values()]
     spreads = [figure.spread or 0.0 for figure in found.values()]
-    panel.errorbar(
-        list(found), means, yerr=spreads, color=color, label=label, marker="o", capsize=3
-    )
+    panel.errorbar(list(found), means, yerr=spreads, color=color, label=name, marker="o", capsize=3)
     panel.set_xlabel("side of the input (px)")
     panel.set_ylabel("validation top-1 (%)")
     panel.legend(fontsize="small")
+
+
+def _power(panel: Axes, side_px: int, name: str, rows: Sequence[Row], color: str) -> None:
+    """GeM's power of each seed, and their mean, at the size that it was learnt at."""
+    powers = _powers(rows)
+    figure = over_seeds(powers)
+    panel.plot([side_px] * len(powers), powers, "o", color=color, alpha=0.4, markersize=5)
+    panel.errorbar(
+        side_px, figure.mean, yerr=figure.spread, color=color, label=name, fmt="D", capsize=5
+    )
+    panel.set_xlabel("side that it was trained at last (px)")
+    panel.set_ylabel("power p of generalised-mean pooling")
+    panel.legend(fontsize="small")
+
+
+def _powers(rows: Sequence[Row]) -> list[float]:
+    return [row["p"] for row in rows if row.get("p") is not None]
 
 
 def _mean_line(panel: Axes, name: str, rows: Sequence[Row], color: str) -> None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from trainer.config import OBJECTIVES, ConfigError, crops_of
+from trainer.config import OBJECTIVES, ConfigError, InputConfig, crops_of
 
 Tree = dict[str, Any]
 
@@ -61,6 +61,12 @@ class Method:
 
     name: str
     stages: tuple[Stage, ...]
+
+    @property
+    def size_px(self) -> int:
+        """Side of the input that its last stage trains at, as far as the file says; else 224."""
+        side = self.stages[-1].tree.get("input", {}).get("size_px", InputConfig().size_px)
+        return int(side)
 
 
 @dataclass(frozen=True)
