@@ -12,7 +12,16 @@ import pytest
 import yaml
 
 from tests.unit.trainer.shards import write_shards
-from tools.experiments import cells, ensemble_report, ensembles, places, report, results, spec
+from tools.experiments import (
+    cells,
+    ensemble_report,
+    ensembles,
+    picture,
+    places,
+    report,
+    results,
+    spec,
+)
 from tools.experiments.dataset import Data, look
 from tools.experiments.spec import SpecError
 from trainer.config import TrainConfig, parse
@@ -346,6 +355,21 @@ def test_sizes_are_shown_by_method_with_the_mean_power() -> None:
     assert average == "| average |  |  |  |"
     assert gem == "| gem | 51.00 ± 1.41 | 62.00 ± 2.83 | 2.00 |"
     assert report._sizes_table({"average": [{}]}) == []
+
+
+def test_a_learnt_power_is_drawn_over_the_size_that_it_was_learnt_at(tmp_path: Path) -> None:
+    tree = content()
+    later = {"start": {"address": "{previous}"}, "input": {"size_px": 64}, "entry": "finetune"}
+    tree["methods"] = {"plain": {}, "gem": {"stages": [{}, later]}}
+    sides = {method.name: method.size_px for method in read(tree).methods}
+    assert sides == {"plain": 224, "gem": 64}
+    path = tmp_path / "powers.svg"
+    row = {"top1": 0.5, "curve": [[1.0, 0.5]], "p": None}
+    drawn = []
+    for p in (None, 2.0):
+        picture.draw({"plain": [row], "gem": [row | {"p": p}]}, "powers", path, sides)
+        drawn.append("power p of generalised-mean pooling" in path.read_text())
+    assert drawn == [False, True]
 
 
 @pytest.mark.parametrize("sizes", [[64, 48], [48, 48], [8], ["48"], 48])
