@@ -75,7 +75,7 @@ class Files:
             told = ensemble_report.tables(documents, asked.combined, asked.objective)
             text += "\n" + "\n".join(told) if told else ""
         self.page.write_text(text, encoding="utf-8")
-        sides = {each.name: each.size_px for each in experiment.methods if each.name in groups}
+        sides = {each.name: each.size_px for each in experiment.methods}
         picture.draw(groups, experiment.name, self.picture, sides)
         print(f"wrote {self.page} and {self.picture.name}")
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tools.experiments.report import by_size, over_seeds
+from tools.experiments.report import by_size, over_seeds, powers_of
 from tools.experiments.results import Row
 from tools.experiments.spec import SpecError
 
@@ -29,7 +29,7 @@ def draw(groups: dict[str, list[Row]], title: str, path: Path, sides: Mapping[st
     with matplotlib.rc_context({"svg.hashsalt": "experiments"}):  # same rows, same file
         height = max(4.0, 1.5 + 0.4 * len(groups))
         sized = any(by_size(rows) for rows in groups.values())
-        tuned = {name: sides[name] for name, rows in groups.items() if _powers(rows)}
+        tuned = {name: sides[name] for name, rows in groups.items() if powers_of(rows)}
         count = 2 + sized + bool(tuned)
         figure = Figure(figsize=(1 + 5 * count, height), layout="constrained")
         panels = list(figure.subplots(1, count))
@@ -79,7 +79,7 @@ def _sizes(panel: Axes, name: str, rows: Sequence[Row], color: str) -> None:
 
 def _power(panel: Axes, side_px: int, name: str, rows: Sequence[Row], color: str) -> None:
     """GeM's power of each seed, and their mean, at the size that it was learnt at."""
-    powers = _powers(rows)
+    powers = powers_of(rows)
     figure = over_seeds(powers)
     panel.plot([side_px] * len(powers), powers, "o", color=color, alpha=0.4, markersize=5)
     panel.errorbar(
@@ -88,10 +88,6 @@ def _power(panel: Axes, side_px: int, name: str, rows: Sequence[Row], color: str
     panel.set_xlabel("side that it was trained at last (px)")
     panel.set_ylabel("power p of generalised-mean pooling")
     panel.legend(fontsize="small")
-
-
-def _powers(rows: Sequence[Row]) -> list[float]:
-    return [row["p"] for row in rows if row.get("p") is not None]
 
 
 def _mean_line(panel: Axes, name: str, rows: Sequence[Row], color: str) -> None:

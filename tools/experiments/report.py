@@ -131,7 +131,7 @@ def _sizes_table(groups: dict[str, list[Row]]) -> list[str]:
     lines = [head, ("---",) * len(head)]
     for name, found in measured.items():
         values = (over_seeds(found[size]).told() if size in found else "" for size in sizes)
-        powers = [row["p"] for row in groups[name] if row.get("p") is not None]
+        powers = powers_of(groups[name])
         power = f"{statistics.fmean(powers):.2f}" if powers else ""
         lines.append((name, *values, power))
     return [*rows_of(lines), ""]
@@ -144,6 +144,11 @@ def by_size(rows: Sequence[Row]) -> dict[int, list[float]]:
         for size, top1 in row.get("by_size", []):
             found.setdefault(size, []).append(top1)
     return found
+
+
+def powers_of(rows: Sequence[Row]) -> list[float]:
+    """GeM's mean power of each seed that has one."""
+    return [row["p"] for row in rows if row.get("p") is not None]
 
 
 def _values(rows: Sequence[Row], key: str) -> list[float]:
